@@ -1,0 +1,164 @@
+"""BGPO Studio: `python app.py`. Opens the database, takes up what was running, serves the pages.
+
+Stopping the app (Ctrl-C) leaves training processes alone; the next start finds them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import platformdirs
+
+# read by Gradio when it is imported
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+APP_NAME = "bgpo-studio"
+PASSWORD_VARIABLE = "BGPO_PASSWORD"
+DATABASE_VARIABLE = "BGPO_DATABASE"
+
+
+class StartError(Exception):
+    """The app cannot start; the message is one sentence for the person who started it."""
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python app.py",
+        description="Trains small diffusion language models with BGPO, plots the runs live, lets you chat with them.",
+    )
+    default_folder = Path(platformdirs.user_data_dir(APP_NAME))
+    found.add_argument("--data-dir", type=Path, default=default_folder, metavar="FOLDER",
+                       help="database, logs and checkpoints (default: %(default)s)")
+    found.add_argument("--host", default="127.0.0.1",
+                       help="address to listen on; any but loopback needs a password")
+    found.add_argument("--port", type=int, default=7860,
+                       help="port to listen on, 0 for a free one (default: %(default)s)")
+    found.add_argument("--database", metavar="URL", default=os.environ.get(DATABASE_VARIABLE),
+                       help="sqlite:///file or postgresql://... (default: bgpo.db in the data folder; "
+                       f"a URL with a password is better given in the environment variable {DATABASE_VARIABLE})")
+    found.add_argument("--password", default=os.environ.get(PASSWORD_VARIABLE), metavar="TEXT",
+                       help="asked for before anything is shown; better given in the environment variable "
+                       f"{PASSWORD_VARIABLE}")
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, so that a port in use is known before anything else is started; raises StartError."""
+    if not 0 <= port <= 65535:
+        raise StartError(f"Port {port} does not exist; give --port a number from 1 to 65535, or 0 for a free one.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(128)
+    except OSError as error:
+        bound.close()
+        if error.errno in (98, 48, 10048):
+            raise StartError(f"Port {port} on {host} is in use, perhaps by another BGPO Studio; "
+                             f"stop that one or choose another with --port {port + 1}.") from None
+        raise StartError(f"Cannot listen on {host}, port {port}: {error.strerror or error}.") from None
+    return bound
+
+
+def open_data(data_dir: Path, database_url: str | None):
+    """Services over the folder and the database; raises StartError."""
+    from bgpo.jobs.chat import Chat
+    from bgpo.jobs.scheduler import Scheduler
+    from storage.database import StorageError, open_database, sqlite_url
+    from ui.services import Services
+
+    data_dir = data_dir.expanduser().absolute()
+    runs_folder = data_dir / "runs"
+    try:
+        runs_folder.mkdir(parents=True, exist_ok=True)
+        probe = runs_folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StartError(f"The data folder {data_dir} cannot be written ({error.strerror}); "
+                         "choose another with --data-dir.") from None
+    try:
+        db = open_database(database_url or sqlite_url(data_dir / "bgpo.db"))
+    except StorageError as error:
+        raise StartError(str(error)) from None
+    return Services(db, data_dir, runs_folder, db.url, Chat(), Scheduler(db))
+
+
+def build(services, hosts: frozenset[str] | None, password: str | None):
+    """The whole web app (ASGI)."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from ui import api, assets, pages
+    from ui.access import Access
+    from ui.theme import CSS, HEAD, theme
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.scheduler.start()
+        try:
+            yield
+        finally:
+            services.scheduler.shutdown()
+
+    app = FastAPI(title="BGPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(assets.router)
+    app.include_router(api.build_router(services))
+    api.add_refusals(app)
+    app = gr.mount_gradio_app(
+        app, pages.build(services), path="/", theme=theme(), css=CSS, head=HEAD, footer_links=[], run_history=False,
+        ssr_mode=False, show_error=False, enable_monitoring=False,
+    )
+    return Access(app, hosts, password)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs until Ctrl-C; 1 when it cannot start, with the reason on stderr."""
+    options = parser().parse_args(arguments)
+    try:
+        if not is_loopback(options.host) and not options.password:
+            raise StartError(f"Listening on {options.host} lets other machines in; set a password with --password or "
+                             f"{PASSWORD_VARIABLE}, or leave --host at 127.0.0.1.")
+        bound = listen(options.host, options.port)
+        services = open_data(options.data_dir, options.database)
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 1
+    from ui.access import LOOPBACK
+
+    serve(build(services, LOOPBACK if is_loopback(options.host) else None, options.password), bound, services.data_dir)
+    return 0
+
+
+def serve(app, bound: socket.socket, data_dir: Path) -> None:
+    import uvicorn
+
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    # open event streams of browsers must not hold up Ctrl-C
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws_max_size=2**20))
+    print(f"BGPO Studio is at http://{shown}:{port} and keeps its data in {data_dir}. Ctrl-C stops it; runs go on.",
+          flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[bound])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Memory against mc_samples: BGPO beside the plain ELBO objective, each cell in a fresh process.
+
+    python -m benchmarks.memory            a table
+    python -m benchmarks.memory --json     the same as one JSON object on the last line
+
+"Saved" is the peak of bytes that autograd holds for backward (each storage once, parameters not counted).
+"RSS" is how far the resident peak of the process rises above what was resident just before the update.
+The update is the trainer's own, on the tiny model with random weights: 128 completions of 16 tokens after a
+prompt of 16, one mask draw of all of them per pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+MC_SAMPLES = (1, 4, 16, 64)
+OBJECTIVES = ("bgpo", "elbo")
+B, P, L = 128, 16, 16
+
+
+def measure(objective: str, mc_samples: int) -> dict[str, float]:
+    """One update in this process; MB."""
+    import torch
+
+    from bgpo.algorithm.masking import draw_masks
+    from bgpo.algorithm.objectives import OBJECTIVES as REGISTRY
+    from bgpo.models.tiny import build_tiny
+    from bgpo.training.likelihood import Batch, accumulate
+    from bgpo.training.machine import SavedBytes
+
+    generator = torch.Generator().manual_seed(0)
+    model = build_tiny(generator)
+
+    def batch(K: int, rows: int) -> Batch:
+        ids = torch.randint(3, 50, (rows, P + L), generator=generator)
+        advantage = torch.randn(rows, generator=generator)
+        return Batch(ids[:, :P], ids[:, P:], draw_masks(rows, K, L, generator), advantage, torch.zeros(rows))
+
+    # gradient buffers and lazily loaded kernels belong to both sides alike
+    accumulate(model, batch(1, 2), REGISTRY[objective], B, token_budget=B * (P + L))
+    work = batch(mc_samples, B)
+    before = _reset_peak_rss()
+    saved = SavedBytes(model.model)
+    with saved:
+        accumulate(model, work, REGISTRY[objective], B, token_budget=B * (P + L))
+    return {"saved_mb": round(saved.peak_mb, 2), "rss_mb": round(_peak_rss() - before, 1)}
+
+
+def _status_mb(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _reset_peak_rss() -> float:
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_mb("VmRSS")
+
+
+def _peak_rss() -> float:
+    return _status_mb("VmHWM")
+
+
+def _in_a_fresh_process(objective: str, mc_samples: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.memory", "--cell", objective, str(mc_samples)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--cell", nargs=2, metavar=("OBJECTIVE", "MC_SAMPLES"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        print(json.dumps(measure(arguments.cell[0], int(arguments.cell[1]))))
+        return
+    if not Path("/proc/self/clear_refs").exists():
+        sys.exit("benchmarks.memory reads the resident peak from /proc/self; run it on Linux.")
+    results: dict[str, dict] = {objective: {} for objective in OBJECTIVES}
+    print(f"{'mc_samples':>10} | {'BGPO saved':>10} {'RSS':>8} | {'ELBO saved':>10} {'RSS':>8}   (MB)")
+    for mc_samples in MC_SAMPLES:
+        for objective in OBJECTIVES:
+            results[objective][str(mc_samples)] = _in_a_fresh_process(objective, mc_samples)
+        bgpo, elbo = (results[objective][str(mc_samples)] for objective in OBJECTIVES)
+        print(f"{mc_samples:>10} | {bgpo['saved_mb']:>10.1f} {bgpo['rss_mb']:>8.1f} | "
+              f"{elbo['saved_mb']:>10.1f} {elbo['rss_mb']:>8.1f}", flush=True)
+    most, least = str(MC_SAMPLES[-1]), str(MC_SAMPLES[0])
+    results["saved_ratio_64"] = round(results["bgpo"][most]["saved_mb"] / results["bgpo"][least]["saved_mb"], 4)
+    print(f"BGPO at {most} draws holds {results['saved_ratio_64']:.3f} times what it holds at {least}.")
+    if arguments.json:
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""Every knob of a run, declared once: default, sentence, range, group.
+
+The form, the command line, the stored row and the trainer all read this class; a knob added here
+appears in each of them. Torch-free, so that the web process can import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from bgpo.algorithm.advantages import ADVANTAGES
+from bgpo.algorithm.objectives import OBJECTIVES
+from bgpo.models.registry import MODELS
+from bgpo.tasks.registry import TASKS
+
+MASK_DRAWS = ("stratified", "iid")
+ROLLOUT_ORDERS = ("random", "max_prob")
+LR_SCHEDULES = ("constant", "linear")
+EVAL_ORDERS = ("low_confidence", "max_prob", "random")
+
+GROUPS = ("Task", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Machine")
+
+
+class ConfigError(ValueError):
+    """A config that cannot run. `problems` maps each knob at fault to one sentence for a person."""
+
+    def __init__(self, problems: Mapping[str, str]):
+        self.problems = dict(problems)
+        super().__init__(" ".join(self.problems.values()))
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | Mapping[str, Any] | None = None,
+    unit: str = "",
+    rare: bool = False,
+) -> Any:
+    """One field of `TrainConfig`; `rare` ones are folded away in the form."""
+    extra = {"group": group, "choices": list(choices or ()), "unit": unit, "rare": rare}
+    finite = {"allow_inf_nan": False} if isinstance(default, float) else {}
+    return Field(default, ge=low, le=high, description=help, json_schema_extra=extra, **finite)
+
+
+class TrainConfig(BaseModel):
+    """One run, completely. Frozen; a variant is `config.with_values(mc_samples=16)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str = knob("adder", "Problems, prompts and the reward.", group="Task", choices=TASKS)
+    model: str = knob("tiny", "Model family that is trained.", group="Task", choices=MODELS)
+    seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
+
+    objective: str = knob("bgpo", "What each update maximises.", group="Objective", choices=OBJECTIVES)
+    mc_samples: int = knob(
+        4, "Mask draws per completion (the paper's n_t). More draws, a steadier ELBO estimate.",
+        group="Objective", low=1, high=1024,
+    )
+    mask_draws: str = knob(
+        "stratified", "How many positions each draw masks: one draw per stratum, or independent.",
+        group="Objective", choices=MASK_DRAWS, rare=True,
+    )
+    advantage: str = knob(
+        "mean", "How the rewards of a group become advantages.", group="Objective", choices=ADVANTAGES,
+    )
+    normalize_by_length: bool = knob(
+        True, "Divide each ELBO by the completion length, so that log ratios stay near 1 off-policy.",
+        group="Objective", rare=True,
+    )
+    updates_per_rollout: int = knob(
+        1, "Optimiser steps per batch of rollouts; 1 is strictly on-policy.", group="Objective", low=1, high=64,
+    )
+
+    prompts_per_step: int = knob(16, "Problems drawn at each step.", group="Rollouts", low=1, high=4096)
+    group_size: int = knob(16, "Completions per problem.", group="Rollouts", low=1, high=1024)
+    completion_length: int = knob(
+        8, "Masked positions to fill per completion.", group="Rollouts", low=1, high=4096, unit="tokens",
+    )
+    denoising_steps: int = knob(
+        8, "Forward passes to fill one completion.", group="Rollouts", low=1, high=4096, unit="passes",
+    )
+    block_length: int = knob(
+        8, "Positions decoded before moving right.", group="Rollouts", low=1, high=4096, unit="tokens", rare=True,
+    )
+    temperature: float = knob(1.0, "Sampling temperature of rollouts.", group="Rollouts", low=0.05, high=5)
+    remasking: str = knob(
+        "random", "Which positions a rollout step fills: at random, or where the model is surest.",
+        group="Rollouts", choices=ROLLOUT_ORDERS, rare=True,
+    )
+
+    train_steps: int = knob(
+        60, "Batches of rollouts to train on.", group="Optimiser", low=1, high=1_000_000, unit="steps"
+    )
+    learning_rate: float = knob(3e-4, "Peak learning rate of AdamW.", group="Optimiser", low=1e-8, high=0.1)
+    lr_warmup_steps: int = knob(
+        5, "Steps of linear learning-rate warm-up.", group="Optimiser", low=0, high=100_000, unit="steps", rare=True,
+    )
+    lr_schedule: str = knob(
+        "constant", "Learning rate after its warm-up: constant, or down a straight line to a tenth at the last step.",
+        group="Optimiser", choices=LR_SCHEDULES, rare=True,
+    )
+    weight_decay: float = knob(0.0, "AdamW's decoupled weight decay.", group="Optimiser", low=0, high=1, rare=True)
+    adam_beta2: float = knob(0.99, "AdamW's second-moment decay.", group="Optimiser", low=0.5, high=0.9999, rare=True)
+    max_grad_norm: float = knob(
+        0.3, "Gradient norm is clipped to this.", group="Optimiser", low=1e-4, high=1e4, rare=True
+    )
+
+    eval_every: int = knob(
+        5, "Steps between held-out evaluations; each also saves a checkpoint.",
+        group="Evaluation", low=1, high=100_000, unit="steps",
+    )
+    eval_problems: int = knob(192, "Held-out problems per evaluation.", group="Evaluation", low=8, high=10_000)
+    eval_remasking: str = knob(
+        "low_confidence", "Which positions an evaluation step fills.", group="Evaluation",
+        choices=EVAL_ORDERS, rare=True,
+    )
+    bound_probe: int = knob(
+        64, "Completions (whole groups) on which bound and objective are measured again after each update; 0: never.",
+        group="Evaluation", low=0, high=4096, rare=True,
+    )
+
+    warmup_steps: int = knob(
+        1500, "Supervised steps on deliberately careless demonstrations before RL begins.",
+        group="Warm start", low=0, high=1_000_000, unit="steps",
+    )
+    correct_fraction: float = knob(
+        0.35, "Share of demonstrations that are right; the others make one typical mistake.",
+        group="Warm start", low=0, high=1,
+    )
+    warmup_examples: int = knob(
+        30_000, "Demonstrations generated.", group="Warm start", low=32, high=1_000_000, rare=True,
+    )
+    warmup_batch: int = knob(32, "Demonstrations per supervised step.", group="Warm start", low=1, high=4096, rare=True)
+    warmup_learning_rate: float = knob(
+        2e-3, "Peak learning rate of the warm start.", group="Warm start", low=1e-8, high=0.1, rare=True,
+    )
+
+    device: str = knob(
+        "auto", "Where the run computes; auto takes a GPU when there is one.", group="Machine",
+        choices=("auto", "cpu", "cuda"),
+    )
+    threads: int = knob(
+        0, "CPU threads; 0 times a few and keeps the fastest.", group="Machine", low=0, high=1024, rare=True,
+    )
+    token_budget: int = knob(
+        4096, "Tokens in one likelihood pass. BGPO frees each pass at once; the plain ELBO keeps them all.",
+        group="Machine", low=8, high=10_000_000, unit="tokens", rare=True,
+    )
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> TrainConfig:
+        problems = unknown_choices(self) or contradictions(self)
+        if problems:
+            raise PydanticCustomError("problems", "see problems", {"problems": problems})
+        return self
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """A config from untrusted values (a form, a file, a command line).
+
+        Raises:
+            ConfigError: with one sentence per knob at fault, all of them at once.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(_sentences(error)) from None
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """The inverse of `to_json`; raises ConfigError."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(_sentences(error)) from None
+
+    def to_json(self) -> str:
+        return self.model_dump_json()
+
+    def with_values(self, **values: Any) -> TrainConfig:
+        """A checked variant of this config; raises ConfigError."""
+        return self.parse(self.model_dump() | values)
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a form or a command line needs to know of one field."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    group: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    unit: str
+    rare: bool
+
+    @property
+    def label(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, as error sentences and tooltips say them."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is int:
+            return f"a whole number from {self.low:.0f} to {self.high:.0f}"
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+def _knob(name: str, field: FieldInfo) -> Knob:
+    extra = field.json_schema_extra
+    bounds = {key: getattr(part, key) for part in field.metadata for key in ("ge", "le") if hasattr(part, key)}
+    return Knob(
+        name, field.annotation, field.default, field.description, extra["group"], bounds.get("ge"), bounds.get("le"),
+        tuple(extra["choices"]), extra["unit"], extra["rare"],
+    )
+
+
+KNOBS: dict[str, Knob] = {name: _knob(name, field) for name, field in TrainConfig.model_fields.items()}
+
+
+def unknown_choices(config: TrainConfig) -> dict[str, str]:
+    """Names that no registry knows, each with the names that it does know."""
+    return {
+        name: f"{name} = {_shown(getattr(config, name))} is not known; choose {k.allowed}."
+        for name, k in KNOBS.items()
+        if k.choices and getattr(config, name) not in k.choices
+    }
+
+
+def contradictions(config: TrainConfig) -> dict[str, str]:
+    """Knobs that are each in range but cannot hold together: both names and two ways out."""
+    c = config
+    task = TASKS[c.task]
+    problems: dict[str, str] = {}
+    if c.completion_length % c.block_length:
+        problems["block_length"] = (
+            f"completion_length = {c.completion_length} does not divide into blocks of block_length = "
+            f"{c.block_length}; set block_length to a divisor of {c.completion_length}, such as "
+            f"{_divisor(c.completion_length, c.block_length)}, or completion_length to a multiple of {c.block_length}."
+        )
+    else:
+        blocks = c.completion_length // c.block_length
+        if c.denoising_steps % blocks:
+            problems["denoising_steps"] = (
+                f"denoising_steps = {c.denoising_steps} does not divide into the {blocks} blocks of "
+                f"block_length = {c.block_length}; use a multiple of {blocks}, such as "
+                f"{max(1, c.denoising_steps // blocks) * blocks}, or one block of block_length = {c.completion_length}."
+            )
+    if c.denoising_steps > c.completion_length:
+        problems.setdefault("denoising_steps", (
+            f"denoising_steps = {c.denoising_steps} is more than the completion_length = {c.completion_length} "
+            f"positions there are to fill; lower denoising_steps to {c.completion_length} or raise completion_length."
+        ))
+    if c.completion_length < task.longest_answer:
+        problems["completion_length"] = (
+            f"completion_length = {c.completion_length} cannot hold an answer of task = {c.task}, which takes up to "
+            f"{task.longest_answer} tokens; raise completion_length to {task.longest_answer} or choose another task."
+        )
+    if c.completion_length > MODELS[c.model].max_completion_length:
+        problems["completion_length"] = (
+            f"completion_length = {c.completion_length} is longer than the {MODELS[c.model].max_completion_length} "
+            f"tokens that model = {c.model} is built for; lower completion_length or choose another model."
+        )
+    if c.group_size == 1 and c.updates_per_rollout > 1:
+        problems["updates_per_rollout"] = (
+            f"updates_per_rollout = {c.updates_per_rollout} with group_size = 1 would repeat a step without anything "
+            "to compare with; set updates_per_rollout to 1 or group_size to 2 or more."
+        )
+    elif c.group_size == 1 and c.advantage != "none":
+        problems["group_size"] = (
+            f"group_size = 1 gives every completion the advantage 0 under advantage = {c.advantage}; "
+            "set group_size to 2 or more, or advantage to none."
+        )
+    tokens = task.prompt_length + c.completion_length
+    if c.token_budget < tokens:
+        problems["token_budget"] = (
+            f"token_budget = {c.token_budget} does not hold one prompt and completion_length = {c.completion_length} "
+            f"({tokens} tokens together); raise token_budget to {tokens} or more, or lower completion_length."
+        )
+    return problems
+
+
+def differences(left: TrainConfig, right: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The knobs in which two configs differ: name -> (left, right)."""
+    return {
+        name: (getattr(left, name), getattr(right, name))
+        for name in KNOBS
+        if getattr(left, name) != getattr(right, name)
+    }
+
+
+def _sentences(error: ValidationError) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    for item in error.errors():
+        if item["type"] == "problems":
+            problems |= item["ctx"]["problems"]
+            continue
+        name = str(item["loc"][0]) if item["loc"] else "config"
+        if name not in KNOBS:
+            problems[name] = (
+                "The config is not a JSON object of knobs; give one, such as {\"mc_samples\": 16}."
+                if name == "config" or item["type"].startswith("json")
+                else f"There is no knob named {_shown(name)}; the knobs are {', '.join(KNOBS)}."
+            )
+        else:
+            problems[name] = f"{name} = {_shown(item['input'])} is not allowed; give {KNOBS[name].allowed}."
+    return problems
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _divisor(length: int, near: int) -> int:
+    """The divisor of `length` closest to `near`."""
+    return min((d for d in range(1, length + 1) if length % d == 0), key=lambda d: abs(d - near))

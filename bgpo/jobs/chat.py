@@ -1,0 +1,223 @@
+"""One loaded checkpoint that answers prompts, step by step, and is given back when idle.
+
+The web process loads torch here, when somebody first asks, and not before.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bgpo.config import EVAL_ORDERS, KNOBS
+from bgpo.models.registry import MODELS
+from bgpo.tasks.base import Problem, problems
+from bgpo.tasks.registry import TASKS
+
+EXAMPLES_SHOWN = 8
+
+
+class ChatError(ValueError):
+    """Why an answer cannot be given, in one sentence. `field` names the setting at fault, if one is."""
+
+    def __init__(self, sentence: str, field: str = ""):
+        self.field = field
+        super().__init__(sentence)
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Checked sampler settings of one answer; `temperature` 0 is greedy."""
+
+    completion_length: int
+    denoising_steps: int
+    block_length: int
+    temperature: float
+    remasking: str
+    seed: int
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> ChatSettings:
+        """Raises ChatError with the field and a sentence for the first value out of range."""
+        checked: dict[str, Any] = {
+            name: _number(values, name, KNOBS[name].low, KNOBS[name].high, int)
+            for name in ("completion_length", "denoising_steps", "block_length", "seed")
+        }
+        checked["temperature"] = _number(values, "temperature", 0, KNOBS["temperature"].high, float)
+        if values.get("remasking") not in EVAL_ORDERS:
+            raise ChatError(f"remasking = {values.get('remasking')!s:.40} is not known; choose one of "
+                            f"{', '.join(EVAL_ORDERS)}.", "remasking")
+        settings = cls(**checked, remasking=values["remasking"])
+        _refuse_contradictions(settings)
+        return settings
+
+
+class Chat:
+    """Holds at most one checkpoint in memory; one answer at a time, others wait their turn.
+
+    Args:
+        idle_seconds: the model is dropped after so long without a question.
+    """
+
+    def __init__(self, idle_seconds: float = 600):
+        self._idle_seconds = idle_seconds
+        self._busy = threading.Lock()
+        self._loaded: tuple[str, Any] | None = None
+        self._timer: threading.Timer | None = None
+
+    @property
+    def loaded_checkpoint(self) -> str | None:
+        """Folder of the checkpoint in memory."""
+        return self._loaded[0] if self._loaded else None
+
+    def examples(self, task_name: str, seed: int = 0) -> list[str]:
+        """Held-out prompts of a task, to try with one click."""
+        held_out = problems(TASKS[task_name], "held_out", EXAMPLES_SHOWN, random.Random(seed), distinct=True)
+        return [problem.prompt for problem in held_out]
+
+    def answer(
+        self, checkpoint_folder: str, task_name: str, prompt: str, settings: Mapping[str, Any],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[dict[str, Any]]:
+        """Yields "start", one "step" per denoising step as it is made, then "end"; all of it plain JSON.
+
+        Args:
+            settings: completion_length, denoising_steps, block_length, temperature, remasking, seed.
+            stopped: asked before each step; true ends the answer there.
+
+        Raises:
+            ChatError: for a setting, prompt or checkpoint that cannot be used.
+        """
+        checked = ChatSettings.parse(settings)
+        task = TASKS[task_name]
+        if not prompt.strip():
+            raise ChatError(f"The prompt is empty; write one such as {task.placeholder}.", "prompt")
+        try:
+            problem: Problem | None = task.problem_from(prompt)
+        except ValueError:
+            problem = None  # still a prompt; it only cannot be judged
+        with self._busy:
+            self._hold()
+            try:
+                model = self._load(checkpoint_folder)
+                text = problem.prompt if problem else prompt.strip()
+                yield from _denoise(model, task, problem, text, checked, stopped)
+            finally:
+                self._release_later()
+
+    def _load(self, folder: str) -> Any:
+        if self._loaded and self._loaded[0] == folder and Path(folder).is_dir():
+            return self._loaded[1]
+        from bgpo.models.checkpoints import CheckpointError, load_model
+
+        self._loaded = None  # the old one goes before the new one comes
+        try:
+            self._loaded = (folder, load_model(Path(folder)))
+        except CheckpointError as error:
+            raise ChatError(str(error), "checkpoint") from None
+        return self._loaded[1]
+
+    def _hold(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+
+    def _release_later(self) -> None:
+        self._timer = threading.Timer(self._idle_seconds, self.release)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def release(self) -> None:
+        """Drops the model, unless an answer is under way."""
+        if self._busy.acquire(blocking=False):
+            self._loaded = None
+            self._busy.release()
+
+
+def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Iterator[dict[str, Any]]:
+    import torch
+
+    from bgpo.models.sampler import SamplerSettings, denoise
+
+    try:
+        prompt_ids = model.encode_prompts([text], task.prompt_length)
+    except ValueError as error:
+        raise ChatError(str(error), "prompt") from None
+    sampler = SamplerSettings(
+        settings.completion_length, settings.denoising_steps, settings.block_length, settings.temperature,
+        settings.remasking,
+    )
+    yield {
+        "kind": "start", "prompt": text, "prompt_tokens": list(text), "length": settings.completion_length,
+        "block_length": settings.block_length, "steps": settings.denoising_steps,
+    }
+    generator = torch.Generator(model.device).manual_seed(settings.seed)
+    start = time.perf_counter()
+    event = None
+    for event in denoise(model, prompt_ids, sampler, generator, guesses=True):
+        yield _step(model, event, time.perf_counter() - start)
+        if stopped():
+            return
+    yield _end(model, task, problem, event, time.perf_counter() - start)
+
+
+def _step(model, event, seconds: float) -> dict[str, Any]:
+    fixed = event.committed[0].nonzero()[:, 0].tolist()
+    open_positions = (event.ids[0] == model.mask_id).nonzero()[:, 0].tolist()
+    return {
+        "kind": "step", "step": event.step, "seconds": seconds,
+        "commits": _placed(model, fixed, event.ids[0], event.confidence[0]),
+        "ghosts": _placed(model, open_positions, event.guess_ids[0], event.guess_confidence[0]),
+    }
+
+
+def _placed(model, positions: list[int], ids, confidence) -> list[list[Any]]:
+    pieces = model.pieces([ids[i].item() for i in positions])
+    return [[i, piece, round(confidence[i].item(), 4)] for i, piece in zip(positions, pieces)]
+
+
+def _end(model, task, problem, event, seconds: float) -> dict[str, Any]:
+    text = model.decode(event.ids)[0]
+    verdict = None
+    if problem:
+        judged = task.reward(problem, text)
+        verdict = {"reward": judged.total, "reason": judged.reason}
+    return {
+        "kind": "end", "text": text, "tokens": model.completion_tokens(event.ids)[0].item(), "nfe": event.step,
+        "seconds": seconds, "verdict": verdict,
+    }
+
+
+def _number(values: Mapping[str, Any], name: str, low: float, high: float, kind: type) -> Any:
+    given = values.get(name)
+    try:
+        number = kind(given)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != float(given) or not low <= number <= high:
+        noun = "a whole number" if kind is int else "a number"
+        shown = f"{noun} from {low:.0f} to {high:.0f}" if kind is int else f"{noun} from {low:g} to {high:g}"
+        raise ChatError(f"{name} = {given!s:.40} is not allowed; give {shown}.", name)
+    return number
+
+
+def _refuse_contradictions(settings: ChatSettings) -> None:
+    length, block, steps = settings.completion_length, settings.block_length, settings.denoising_steps
+    longest = max(family.max_completion_length for family in MODELS.values())
+    if length > longest:
+        raise ChatError(
+            f"completion_length = {length} is longer than any model here is built for; give at most {longest}.",
+            "completion_length",
+        )
+    if length % block:
+        raise ChatError(
+            f"block_length = {block} does not divide completion_length = {length}; change one of them.", "block_length"
+        )
+    if steps > length or steps % (length // block):
+        raise ChatError(
+            f"denoising_steps = {steps} must be a multiple of the {length // block} blocks and at most "
+            f"completion_length = {length}; change denoising_steps or block_length.", "denoising_steps",
+        )

@@ -1,0 +1,160 @@
+"""Whether a run's process still lives, how to kill all of it, and what to say of a run whose process is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from sqlalchemy import select
+
+from bgpo.jobs import runner
+from bgpo.jobs.reporter import replay_spool
+from bgpo.jobs.runner import Identity
+from storage import tables
+from storage.checkpoints import checkpoints_of
+from storage.database import Database
+from storage.runs import ENDED, LIVE, Run, get_run, transition
+
+LAUNCH_DEADLINE = 60.0  # seconds from the claim until the runner must hold the lock
+SILENCE = 120.0  # seconds without heartbeat after which a run whose folder is not on this machine counts as lost
+_TAIL_BYTES = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a run ended, for its row."""
+
+    status: str
+    reason: str
+
+
+def live_runs(db: Database) -> list[Run]:
+    """The runs that a process should be working on. Asked every second, so it does not read the others."""
+    with db.read() as connection:
+        ids = connection.scalars(select(tables.run.c.id).where(tables.run.c.status.in_(LIVE))).all()
+    return [get_run(db, id) for id in ids]
+
+
+def worker_identity(run: Run) -> Identity | None:
+    """The worker that the row names; None before there is one."""
+    return Identity(run.pid, run.process_started, run.boot_id) if run.pid else None
+
+
+def is_gone(run: Run, now: float) -> bool:
+    """Whether nobody works on this live run any more. `now` in epoch seconds.
+
+    The lock decides. It is free, too, while a worker whose runner was killed saves its last checkpoint, and
+    between a claim and the start of the runner.
+    """
+    folder = Path(run.folder)
+    state = runner.lock_state(folder)
+    quiet = now - (run.heartbeat_at or run.created_at)
+    if state == "unknown":  # the folder was removed, or it is on another machine, which is the one to judge
+        return quiet > SILENCE
+    if state == "held":
+        return False
+    if run.status == "launching":
+        return quiet > LAUNCH_DEADLINE or (folder / runner.EXIT).exists()
+    worker = worker_identity(run)
+    return worker is None or not worker.alive()
+
+
+def kill_tree(run: Run) -> None:
+    """SIGKILL for the worker and everything below it. The runner stays: it buries them and keeps the exit code.
+
+    Signals nobody whose identity (pid, start, boot) is not exactly that of the row or of the lock's holder.
+    """
+    holder, worker = runner.lock_holder(Path(run.folder)), worker_identity(run)
+    victims: dict[int, psutil.Process] = {}
+    for root in filter(None, (holder, worker)):
+        if root.alive():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(root.pid)
+                below = process.children(recursive=True)
+                # the lock's holder is the worker itself when it was started in a terminal
+                victims |= {p.pid: p for p in [*below, *([process] if root == worker else [])]}
+    for process in victims.values():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process.kill()  # psutil compares the start time again first
+
+
+def settle(db: Database, run: Run, now: float) -> None:
+    """Gives a live run whose process is gone its end; leaves every other run alone."""
+    if not is_gone(run, now):
+        return
+    run = get_run(db, run.id)  # the worker's own last act may have come between
+    if run.status not in LIVE or not is_gone(run, now):
+        return
+    replay_spool(db, run, _log.warning)
+    end = end_of(run)
+    kept = _kept(db, run) if end.status != "finished" else ""
+    reason = f"{end.reason} {kept}".strip()
+    transition(db, run.id, LIVE, end.status, reason=reason, who="scheduler")
+
+
+def end_of(run: Run) -> End:
+    """What happened, from the worker's own last word, the request, the exit code and the log, in this order."""
+    folder = Path(run.folder)
+    result = runner.read_json(folder / runner.RESULT)
+    if result and result.get("status") in ENDED:
+        return End(result["status"], str(result.get("reason", "")))
+    if run.requested == "kill":
+        return End("stopped", "Killed on request.")
+    left = runner.read_json(folder / runner.EXIT)
+    if left is not None:
+        return End("failed", _cause(left, folder))
+    if run.status == "launching":
+        return End("failed", f"No process took up the run within {LAUNCH_DEADLINE:.0f} seconds of its start.")
+    if run.boot_id and run.boot_id != runner.boot_id():
+        return End("failed", "The computer was restarted while the run was going on.")
+    return End("failed", "Its processes disappeared without a word; something killed them all at once.")
+
+
+def log_tail(folder: Path, lines: int = 40) -> list[str]:
+    """The last lines of the run's log; empty when there is none. Cheap however long the log is."""
+    try:
+        with open(folder / runner.LOG, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+def last_cause(lines: list[str]) -> str:
+    """The line that says why: the exception under the last traceback, else the last line that says anything."""
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    after = lines[starts[-1] + 1 :] if starts else []
+    exception = next((line for line in after if re.match(r"[A-Za-z_]", line)), None)
+    return exception or next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _cause(left: dict, folder: Path) -> str:
+    code, cause = left.get("returncode"), last_cause(log_tail(folder, lines=400))
+    if left.get("problem"):
+        return f"The training process did not start: {left['problem']}."
+    if isinstance(code, int) and code < 0:
+        if code == -getattr(signal, "SIGKILL", 9):
+            return "The training process was killed (signal 9), probably because the machine ran out of memory."
+        return f"The training process crashed ({_signal_name(-code)})."
+    said = f": {cause.rstrip('.')}." if cause else " and left no message."
+    return f"The training process ended with code {code}{said}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _kept(db: Database, run: Run) -> str:
+    saved = checkpoints_of(db, run.id)
+    return f"Resume goes on from step {saved[-1].step}." if saved else ""

@@ -1,0 +1,308 @@
+"""The process that trains one run.
+
+    python -m bgpo.jobs.worker 12 --database URL                     the run of a row, as the app starts it
+    python -m bgpo.jobs.worker --preset adder --seed 0 --database sqlite:///runs.db     a new run, in this terminal
+
+Exit codes: 0 finished, 75 stopped, 1 failed, 2 something wrong with what was asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from bgpo.config import ConfigError, TrainConfig
+from bgpo.jobs import runner
+from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
+from bgpo.jobs.control import default_name
+from bgpo.jobs.narrator import Narrator
+from bgpo.jobs.reporter import Reporter
+from bgpo.jobs.settling import settle
+from storage.database import Database, StorageError, open_database
+from storage.metrics import points_after
+from storage.runs import Run, create_run, get_run, transition
+
+FINISHED, FAILED, REFUSED, STOPPED = 0, 1, 2, 75  # exit codes
+HEADLINE = "reward/heldout_greedy"
+_CODES = {"finished": FINISHED, "stopped": STOPPED, "failed": FAILED}
+
+
+class Refused(Exception):
+    """The command asks for something that cannot be done; the message is a sentence for a person."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How the training ended."""
+
+    status: str
+    reason: str = ""
+
+
+ABORTED = End("stopped", "Ended at once by a second Ctrl-C; Resume goes on from the newest checkpoint.")
+
+NOT_BEGUN = End("stopped", "Stopped before it began; Resume starts it.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the command line, trains, returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    # from before there is a row: a Ctrl-C in the first second must not leave one that says running
+    with StopSignals() as signals:
+        try:
+            under_runner = os.environ.get(runner.RUNNER_PID) == str(os.getppid())
+            db, run = _find_run(arguments, under_runner)
+            lock = None if under_runner else _lock(run)
+            _take_up(db, run, under_runner)
+        except (Refused, ConfigError, StorageError) as error:
+            print(f"{Path(sys.argv[0]).stem}: {_one_line(error)}", file=sys.stderr)
+            return REFUSED
+        try:
+            return _work(db, run, signals, in_terminal=not under_runner, as_json=arguments.json)
+        finally:
+            db.close()
+            if lock:
+                lock.close()
+
+
+class StopSignals:
+    """SIGTERM and the first Ctrl-C ask for a stop with a checkpoint, the second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._stop: Callable[[], None] = lambda: None
+        self._conclude: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> StopSignals:
+        self._before = {number: signal.signal(number, self._heard) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def attach(self, stop: Callable[[], None], conclude: Callable[[], None]) -> None:
+        """What to do: `stop` asks (now, if a signal has come before), `conclude` writes the end of an aborted run."""
+        self._stop, self._conclude = stop, conclude
+        if self._asked:
+            stop()
+
+    def _heard(self, number: int, frame: Any) -> None:
+        again, self._asked = self._asked, True  # first: the next signal may come in the middle of this one
+        if number == signal.SIGINT and again:
+            # KeyboardInterrupt would be lost if it came while a weak reference's callback runs
+            threading.Thread(target=self._abort, daemon=True).start()
+            return
+        if number == signal.SIGINT:
+            # not through the narrator: the signal may have come while it holds its lock
+            os.write(2, b"\nStopping with a checkpoint; press Ctrl-C again to end at once.\n")
+        self._stop()
+
+    def _abort(self) -> None:
+        try:
+            self._conclude()
+        finally:
+            os._exit(STOPPED)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence; the usage of forty flags would push it off the screen."""
+        self.exit(REFUSED, f"{self.prog}: {message}; see --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m bgpo.jobs.worker", allow_abbrev=False,
+        usage="%(prog)s [RUN_ID] [--preset NAME] [--KNOB VALUE ...] [--database URL] [--data-dir FOLDER] [--json]",
+        description="Trains one run: that of a row (RUN_ID), or a new one from a preset and knobs. "
+        "Ctrl-C stops it with a checkpoint; starting it again by its RUN_ID goes on from there.",
+        epilog="Exit codes: 0 finished, 75 stopped, 1 failed, 2 something wrong with what was asked.",
+    )
+    parser.add_argument("run_id", nargs="?", metavar="RUN_ID", help="a run that is in the database")
+    parser.add_argument(
+        "--database", metavar="URL",
+        help=f"such as sqlite:///runs.db (default: the environment variable {DATABASE_VARIABLE})",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="FOLDER", type=Path,
+        help="where a new run keeps its log and checkpoints "
+        "(default: beside the SQLite file, else the user's data folder)",
+    )
+    parser.add_argument("--name", help="what a new run is called")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    add_config_arguments(parser)
+    return parser
+
+
+def _find_run(arguments: argparse.Namespace, under_runner: bool) -> tuple[Database, Run]:
+    """The database and the row to work on, made here for a new run. Raises Refused, ConfigError, StorageError."""
+    url = arguments.database or os.environ.get(DATABASE_VARIABLE)
+    config = None
+    if arguments.run_id is None:
+        config = config_from_arguments(arguments)  # before the database: a wrong flag leaves no trace
+    elif given_knobs(arguments) or arguments.preset:
+        raise Refused("A run that exists keeps its config; give either RUN_ID or --preset and knobs, not both.")
+    elif not arguments.run_id.isdecimal():
+        raise Refused(f"{arguments.run_id!r} is not a run's id; give a number, such as 12, or --preset for a new run.")
+    if not url:
+        raise Refused(f"No database is given; add --database sqlite:///runs.db, or set {DATABASE_VARIABLE}.")
+    # the app has already brought the schema up to date for its workers
+    db = Database(url) if under_runner else open_database(url)
+    if config is None:
+        run = get_run(db, int(arguments.run_id))
+        if not under_runner:  # the process of an earlier start may have been killed while no app was there to notice
+            settle(db, run, time.time())
+        return db, get_run(db, run.id)
+    return db, create_run(
+        db, name=arguments.name or default_name(config), config_json=config.to_json(), train_steps=config.train_steps,
+        runs_folder=_data_folder(arguments.data_dir, db) / "runs", status="launching", who="terminal",
+    )
+
+
+def _data_folder(given: Path | None, db: Database) -> Path:
+    if given is not None:
+        return given.expanduser().absolute()
+    if db.path is not None:
+        return db.path.parent
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("bgpo-studio"))
+
+
+def _lock(run: Run) -> IO[str]:
+    lock = runner.acquire_lock(Path(run.folder))
+    if lock is None:
+        raise Refused(f"Another process already works on run {run.id}.")
+    return lock
+
+
+def _take_up(db: Database, run: Run, under_runner: bool) -> None:
+    """The row says from here on that this process works on it."""
+    allowed = ("launching",) if under_runner or run.status == "launching" else ("queued", "stopped", "failed")
+    me = runner.Identity.of(os.getpid())
+    if not under_runner:
+        runner.forget_last_end(Path(run.folder))
+    if not transition(
+        db, run.id, allowed, "running", who="worker", phase="starting", phase_done=0, phase_total=0, phase_rate=None,
+        pid=me.pid, process_started=me.started, boot_id=me.boot_id,
+    ):
+        raise Refused(f"Run {run.id} is {get_run(db, run.id).status}, so it cannot be started.")
+
+
+def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as_json: bool) -> int:
+    log_file = Path(run.folder) / runner.LOG if in_terminal else None
+    narrator = Narrator(log_file, bars=in_terminal and sys.stderr.isatty())
+    reporter = Reporter(db, run, narrator)
+    signals.attach(reporter.stop, lambda: _conclude(db, run, reporter, narrator, ABORTED, as_json))
+    narrator.say(f"Run {run.id}, {run.name}" + (f", goes on from step {run.step}" if run.step else ""))
+    try:
+        end = _train(run, reporter)
+    except BaseException as error:  # SystemExit ends a run as well
+        end = _failure(error, reporter)
+        narrator.file_only("".join(traceback.format_exception(error)))
+    _conclude(db, run, reporter, narrator, end, as_json)
+    return _CODES[end.status]
+
+
+def _train(run: Run, reporter: Reporter) -> End:
+    config = TrainConfig.from_json(run.config_json)
+    folder = Path(run.folder)
+    (folder / "config.json").write_text(config.to_json())
+    if reporter.should_stop():
+        return NOT_BEGUN
+    # threads that wait should sleep: spinning ones starve each other on a machine that does something else as well
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from bgpo.training import trainer  # torch: seconds, in which the heartbeat already goes and Stop is heard
+
+    if reporter.should_stop():
+        return NOT_BEGUN
+    outcome = trainer.run(config, folder, reporter, folder.parent.parent / "warm_starts")
+    if outcome.status == "stopped":
+        return End("stopped", f"Stopped at step {outcome.step} of {config.train_steps}; Resume goes on from there.")
+    return End(outcome.status)
+
+
+def _failure(error: BaseException, reporter: Reporter) -> End:
+    if isinstance(error, ConfigError):
+        return End("failed", f"The config cannot run: {_one_line(error)}")
+    if _out_of_memory(error):
+        return End(
+            "failed",
+            f"Out of memory at step {reporter.step + 1}. Lower token_budget, or group_size, or choose objective bgpo: "
+            "it frees every pass at once, where the plain ELBO keeps them all.",
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return End("failed", "The disk that holds the run's folder is full; free some space and press Resume.")
+    said = _one_line(error)
+    # what our own code raises is already a sentence; of anything else the kind of error is half the message
+    sentence = said if isinstance(error, (ValueError, ArithmeticError)) and said.endswith(".") else ""
+    return End("failed", sentence or f"{type(error).__name__}: {said or 'no message'}".rstrip(".") + ".")
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """torch has its own class for a GPU, and says it of the CPU only in a message."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, end: End, as_json: bool) -> None:
+    """The end into the folder, the points and the end into the database, the last words.
+
+    When the database does not take the end, the scheduler reads it from the folder.
+    """
+    result = {"status": end.status, "reason": end.reason, "step": reporter.step}
+    try:
+        runner.write_json(Path(run.folder) / runner.RESULT, result)
+    except OSError as error:
+        narrator.say(f"result.json could not be written ({error.strerror}).")
+    complete = reporter.close()
+    narrator.say(f"{end.status.capitalize()} after {reporter.seconds():.0f} s. {end.reason}".rstrip())
+    if not complete:
+        narrator.say("Some points are still in spool.jsonl; the app writes them when the database is back.")
+    try:
+        transition(db, run.id, ("running",), end.status, reason=end.reason, who="worker", seconds=reporter.seconds())
+    except StorageError as error:
+        narrator.say(f"The end could not be stored ({_one_line(error)}); the app will find it in the run's folder.")
+    narrator.close()
+    if as_json:
+        print(json.dumps(_summary(db, run, reporter, end)), flush=True)
+
+
+def _summary(db: Database, run: Run, reporter: Reporter, end: End) -> dict[str, Any]:
+    """What --json prints; `first` and `last` are of the held-out greedy reward, over all resumes."""
+    first = last = None
+    try:
+        points, cursor = points_after(db, run.id, 0)
+        values: dict[int, float | None] = {}
+        while points:
+            values |= {point.step: point.value for point in points if point.metric == HEADLINE}
+            points, cursor = points_after(db, run.id, cursor)
+        first, last = (values[min(values)], values[max(values)]) if values else (None, None)
+    except StorageError:
+        pass  # the status and the seconds are known without it
+    return {
+        "run_id": run.id, "status": end.status, "seconds": round(reporter.seconds(), 1), "metric": HEADLINE,
+        "first": first, "last": last, "reason": end.reason, "folder": run.folder,
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

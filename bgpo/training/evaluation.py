@@ -1,0 +1,85 @@
+"""Held-out reward: pass@1 on problems whose prompts training never sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bgpo.config import TrainConfig
+from bgpo.models.denoiser import Denoiser
+from bgpo.models.sampler import Denoised, SamplerSettings, complete
+from bgpo.tasks.base import Problem, Task, problems
+from bgpo.training.seeds import python_random, torch_generator
+
+SHOWN = 6
+_ROWS_PER_PASS = 512
+
+
+@dataclass(frozen=True)
+class HeldOutCompletion:
+    """One shown problem at one evaluation. `trace` is JSON: [[step, position, token, confidence], ...]."""
+
+    index: int
+    prompt: str
+    completion: str
+    expected: str
+    reward: float
+    reason: str
+    trace: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rewards in [0, 1] with one standard error each, and the shown problems' greedy completions."""
+
+    metrics: dict[str, float]
+    shown: list[HeldOutCompletion]
+
+
+def held_out_problems(task: Task, config: TrainConfig) -> list[Problem]:
+    """The same problems at every evaluation of every run of this task, in the same order."""
+    return problems(task, "held_out", config.eval_problems, python_random(0, "held out"), distinct=True)
+
+
+def evaluate(
+    model: Denoiser, task: Task, config: TrainConfig, held_out: list[Problem], check: Callable[[], None] = lambda: None
+) -> Evaluation:
+    """Greedy and T = 1 reward. Every evaluation of a run uses the same noise, so changes are the weights'."""
+    greedy, texts, rewards = _decode(model, task, config, held_out, 0.0, check)
+    _, _, sampled = _decode(model, task, config, held_out, 1.0, check)
+    metrics = _mean_and_error("reward/heldout_greedy", rewards) | _mean_and_error("reward/heldout_sampled", sampled)
+    return Evaluation(metrics, [
+        HeldOutCompletion(
+            index, problem.prompt, texts[index], problem.expected, rewards[index].item(),
+            task.reward(problem, texts[index]).reason, _trace(model, greedy, index),
+        )
+        for index, problem in enumerate(held_out[:SHOWN])
+    ])
+
+
+def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised, list[str], torch.Tensor]:
+    settings = SamplerSettings(
+        config.completion_length, config.denoising_steps, config.block_length, temperature, config.eval_remasking
+    )
+    generator = torch_generator(config.seed, f"evaluation at {temperature}", device=model.device)
+    parts = []
+    for start in range(0, len(held_out), _ROWS_PER_PASS):
+        prompts = [problem.prompt for problem in held_out[start : start + _ROWS_PER_PASS]]
+        parts.append(complete(model, model.encode_prompts(prompts, task.prompt_length), settings, generator, check))
+    texts = [text for part in parts for text in model.decode(part.ids)]
+    rewards = torch.tensor([task.reward(problem, text).total for problem, text in zip(held_out, texts)])
+    return parts[0], texts, rewards
+
+
+def _mean_and_error(name: str, rewards: torch.Tensor) -> dict[str, float]:
+    return {name: rewards.mean().item(), f"{name}_se": (rewards.std() / len(rewards) ** 0.5).item()}
+
+
+def _trace(model: Denoiser, done: Denoised, row: int) -> str:
+    pieces = model.pieces(done.ids[row].tolist())
+    steps, confidence = done.commit_step[row].tolist(), done.confidence[row].tolist()
+    events = [[steps[i], i, pieces[i], round(confidence[i], 4)] for i in range(len(pieces))]
+    return json.dumps(sorted(events))

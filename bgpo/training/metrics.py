@@ -1,0 +1,56 @@
+"""Every metric that a run logs: its label, its unit and what it says, in one sentence.
+
+The charts take their titles and tooltips from here. Torch-free. A run refuses to log a name that is
+missing, so a number on a page always has its sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One logged series. `unit` is empty for plain ratios and rewards."""
+
+    name: str
+    label: str
+    unit: str
+    help: str
+
+
+def _table(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS: dict[str, Metric] = _table(
+    Metric("warmup/loss", "Warm-up loss", "nats/token", "Masked cross-entropy of the supervised warm start on its own careless demonstrations."),
+    Metric("reward/mean", "Train reward", "", "Mean reward of this step's rollouts on training problems."),
+    Metric("reward/pass_at_group", "Pass at G", "", "Share of groups in which at least one completion got the full reward."),
+    Metric("reward/heldout_greedy", "Held-out, greedy", "", "Mean reward on held-out problems, decoded at temperature 0."),
+    Metric("reward/heldout_greedy_se", "Held-out greedy, standard error", "", "One standard error of the greedy held-out reward."),
+    Metric("reward/heldout_sampled", "Held-out, T = 1", "", "Mean reward on held-out problems, sampled at temperature 1."),
+    Metric("reward/heldout_sampled_se", "Held-out T = 1, standard error", "", "One standard error of the sampled held-out reward."),
+    Metric("bound/value", "BGPO bound", "reward", "The linear lower bound that BGPO maximises, averaged over completions, at the update."),
+    Metric("bound/elbo_objective", "ELBO objective", "reward", "A times exp(mean log ratio), the objective that the bound bounds, at the update. On-policy both are the mean advantage."),
+    Metric("bound/gap", "Gap", "reward", "ELBO objective minus bound at the update. On-policy it must be 0: a live check of the trainer."),
+    Metric("bound/value_after", "BGPO bound after the update", "reward", "The bound measured again on some whole groups and the same masks, once the weights have moved: what the update has gained."),
+    Metric("bound/elbo_objective_after", "ELBO objective after the update", "reward", "The ELBO objective measured again on some whole groups and the same masks, once the weights have moved."),
+    Metric("bound/gap_after", "Gap after the update", "reward", "How far the bound falls below the objective after one update; never negative."),
+    Metric("log_ratio/mean_abs_after", "Policy movement", "nats", "Mean absolute log ratio per mask draw after the update."),
+    Metric("elbo/mean", "ELBO", "nats", "Mean ELBO estimate of the step's completions, a lower bound on their log-likelihood."),
+    Metric("elbo/spread", "ELBO spread", "nats", "Standard deviation of the ELBO over the mask draws of one completion, averaged: what mc_samples buys."),
+    Metric("elbo/standard_error", "ELBO standard error", "nats", "ELBO spread divided by the square root of mc_samples: the noise left in the averaged estimate."),
+    Metric("groups/live_fraction", "Live groups", "", "Share of groups whose rewards differ; only they carry a learning signal."),
+    Metric("groups/distinct_fraction", "Distinct completions", "", "Share of distinct completions within a group, averaged."),
+    Metric("completion/tokens", "Completion length", "tokens", "Mean tokens written before the end token."),
+    Metric("memory/saved_mb", "Held for backward", "MB", "Peak bytes of activations held for the backward pass, parameters not counted."),
+    Metric("memory/rss_mb", "Process memory", "MB", "Resident memory of the training process."),
+    Metric("memory/cuda_peak_mb", "GPU peak", "MB", "Peak memory allocated on the GPU since the run's process began."),
+    Metric("time/rollout_s", "Rollout", "s", "Seconds of this step spent on generating completions."),
+    Metric("time/likelihood_s", "Likelihood", "s", "Seconds of this step spent on ELBO estimates, backward passes and the optimiser."),
+    Metric("time/evaluation_s", "Evaluation", "s", "Seconds spent on the held-out evaluation at this step."),
+    Metric("rollout/nfe", "Forward passes per completion", "passes", "Model forward calls spent on one rollout completion."),
+    Metric("grad/norm", "Gradient norm", "", "Norm of the gradient before clipping."),
+    Metric("lr", "Learning rate", "", "AdamW's learning rate at this step."),
+)

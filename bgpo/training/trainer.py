@@ -1,0 +1,346 @@
+"""The loop: warm start, then collect, accumulate over mask draws, step, report.
+
+It reports to a `Listener` and does not know who listens. Stopping is cooperative: the listener is asked
+between denoising steps and between likelihood passes, and a step that is left early changes nothing, so a
+resumed run goes on exactly where an uninterrupted one would be.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from bgpo.algorithm.masking import draw_masks
+from bgpo.algorithm.objectives import OBJECTIVES, bgpo, elbo
+from bgpo.config import TrainConfig
+from bgpo.models.checkpoints import (
+    TrainingState,
+    load_model,
+    load_optimizer,
+    load_state,
+    newest,
+    save_checkpoint,
+)
+from bgpo.models.denoiser import Denoiser
+from bgpo.models.tiny import build_tiny
+from bgpo.tasks.base import Task
+from bgpo.tasks.registry import TASKS
+from bgpo.training import warmup
+from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_problems
+from bgpo.training.likelihood import Batch, accumulate, score
+from bgpo.training.machine import SavedBytes, choose_device, fastest_threads, memory_metrics
+from bgpo.training.rollouts import Rollouts, collect
+from bgpo.training.seeds import torch_generator
+
+_WARMUP_POINT_EVERY = 10
+
+
+class Listener(Protocol):
+    """Who is told of a run's progress."""
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """`name` is starting, warming_up, training or evaluating."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Values by METRICS name. `warmup/loss` counts supervised steps, all others training steps."""
+
+    def completions(self, step: int, shown: list[HeldOutCompletion]) -> None:
+        """The shown held-out problems at the evaluation of `step`."""
+
+    def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
+        """A checkpoint is on disk; `kind` is warm_start, evaluation, final or stop."""
+
+    def should_stop(self) -> bool:
+        """Asked often; must be cheap."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: status "finished" or "stopped", after `step` training steps."""
+
+    status: str
+    step: int
+
+
+class _StopRequested(Exception):
+    """Unwinds from the middle of a step to the loop."""
+
+
+class _Diverged(ArithmeticError):
+    """The gradient is not finite."""
+
+
+def run(config: TrainConfig, folder: Path, listener: Listener, warm_start_cache: Path) -> Outcome:
+    """Trains `config` in `folder`, going on from the newest whole checkpoint there.
+
+    Raises:
+        ValueError: when the config asks for something this machine or task does not have.
+        ArithmeticError: when the gradient stops being finite; the weights are not updated with it.
+    """
+    return _Run(config, folder, listener, warm_start_cache).run()
+
+
+class _Run:
+    """One run in this process: the model, the optimiser, the clock."""
+
+    def __init__(self, config: TrainConfig, folder: Path, listener: Listener, warm_start_cache: Path):
+        self.config = config
+        self.checkpoints = folder / "checkpoints"
+        self.listener = listener
+        self.cache = warm_start_cache
+        self.task: Task = TASKS[config.task]
+        self.objective = OBJECTIVES[config.objective]
+        self.device = choose_device(config.device)
+        self.held_out = held_out_problems(self.task, config)
+        self.step = 0
+        self._seconds_before = 0.0
+        self._clock = time.monotonic()
+
+    def run(self) -> Outcome:
+        self.listener.phase("starting", 0, 1)
+        found = newest(self.checkpoints)
+        state = load_state(found) if found else None
+        if state:
+            self._seconds_before = state.seconds
+        try:
+            if state and state.phase == "training":
+                self._resume(found, state)
+            else:
+                self._warm_start(found, state)
+            self._train()
+        except _StopRequested:
+            return Outcome("stopped", self.step)
+        return Outcome("finished", self.step)
+
+    # ---- the warm start
+
+    def _warm_start(self, found: Path | None, state: TrainingState | None) -> None:
+        stored = None if found else warmup.cached(self.config, self.cache, self.device)
+        if stored is None:
+            model = self._supervise(found, state)
+        else:
+            # runs that share a warm start share its thread count: they add up in the same order, so equal seeds
+            # give equal curves
+            model, made = stored
+            self.threads = self.config.threads or made.threads
+            torch.set_num_threads(self.threads)
+            self.listener.phase("warming_up", self.config.warmup_steps, self.config.warmup_steps)
+        self.model = model
+        self.optimizer = self._optimizer()
+
+    def _supervise(self, found: Path | None, state: TrainingState | None) -> Denoiser:
+        config = self.config
+        model = load_model(found, self.device) if found else self._fresh_model()
+        self.threads = state.threads if state else self._choose_threads(model)
+        torch.set_num_threads(self.threads)
+        optimizer = warmup.warmup_optimizer(model, config)
+        if found:
+            load_optimizer(found, model, optimizer)
+        first = state.step if state else 0
+        model.model.train()
+        losses: list[float] = []
+
+        def report(done: int, loss: float) -> None:
+            losses.append(loss)
+            self.listener.phase("warming_up", done, config.warmup_steps)
+            if done % _WARMUP_POINT_EVERY == 0 or done == config.warmup_steps:
+                self.listener.metrics(done, {"warmup/loss": sum(losses) / len(losses)})
+                losses.clear()
+            if self.listener.should_stop():
+                folder = self.checkpoints / f"warm-up-{done:06d}"
+                save_checkpoint(folder, model, self._state("warming_up", done), optimizer)
+                raise _StopRequested
+
+        self.listener.phase("warming_up", first, config.warmup_steps)
+        warmup.warm_up(model, optimizer, warmup.demonstrations(model, self.task, config), config, first, report)
+        warmup.store(config, self.cache, model, self._state("warming_up", config.warmup_steps))
+        return model
+
+    def _fresh_model(self) -> Denoiser:
+        model = build_tiny(torch_generator(self.config.seed, "weights"))
+        model.model.to(self.device)
+        return model
+
+    def _choose_threads(self, model: Denoiser) -> int:
+        if self.config.threads:
+            threads = self.config.threads
+        elif self.device.type != "cpu":
+            threads = torch.get_num_threads()
+        else:
+            width = self.task.prompt_length + self.config.completion_length
+            ids = torch.full((self.config.warmup_batch, width), model.mask_id)
+            threads = fastest_threads(lambda: model.logits(model.hidden(ids)).sum().backward())
+            model.model.zero_grad(set_to_none=True)
+        torch.set_num_threads(threads)
+        return threads
+
+    # ---- training
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        c = self.config
+        return torch.optim.AdamW(
+            self.model.model.parameters(), lr=c.learning_rate, betas=(0.9, c.adam_beta2), weight_decay=c.weight_decay,
+            fused=True,
+        )
+
+    def _resume(self, folder: Path, state: TrainingState) -> None:
+        self.threads = state.threads
+        torch.set_num_threads(state.threads)
+        self.model = load_model(folder, self.device)
+        self.optimizer = self._optimizer()
+        load_optimizer(folder, self.model, self.optimizer)
+        self.step = state.step
+
+    def _train(self) -> None:
+        self.model.model.eval()  # no dropout anywhere: old and new policy must be the same function
+        while True:
+            try:
+                if self.step % self.config.eval_every == 0 or self.step == self.config.train_steps:
+                    self._evaluate()
+                if self.step == self.config.train_steps:
+                    return
+                self.listener.phase("training", self.step, self.config.train_steps)
+                self._train_step()
+            except _StopRequested:
+                self._save("stop", None)
+                raise
+
+    def _train_step(self) -> None:
+        """One batch of rollouts and its updates. Left early before the first update, it changes nothing."""
+        start = time.monotonic()
+        rollouts = collect(self.model, self.task, self.config, self.step, self._check)
+        collected = time.monotonic()
+        metrics = self._update(rollouts)
+        self.step += 1
+        times = {"time/rollout_s": collected - start, "time/likelihood_s": time.monotonic() - collected}
+        self.listener.metrics(self.step, rollouts.metrics | metrics | times | memory_metrics(self.device))
+        self.listener.phase("training", self.step, self.config.train_steps)
+
+    def _update(self, rollouts: Rollouts) -> dict[str, float]:
+        c = self.config
+        batch = self._live_batch(rollouts)
+        B = len(rollouts.completion_ids)
+        normalizer = float(c.completion_length) if c.normalize_by_length else 1.0
+        metrics = {"lr": self._set_learning_rate()}
+        old = samples = None
+        saved = SavedBytes(self.model.model)
+        with saved:
+            for update in range(c.updates_per_rollout):
+                self.optimizer.zero_grad(set_to_none=True)
+                # once the weights have moved, only the end of the step is a state that a resume can go on from
+                check = self._check if update == 0 else lambda: None
+                samples = accumulate(
+                    self.model, batch, self.objective, B, c.token_budget, old, normalizer=normalizer, check=check
+                )
+                if old is None:
+                    metrics |= _elbo_metrics(samples)
+                    old = samples
+                metrics["grad/norm"] = self._optimizer_step()
+        metrics["memory/saved_mb"] = saved.peak_mb
+        metrics |= _bound_metrics(samples / normalizer, old / normalizer, batch.advantage, B, suffix="")
+        return metrics | self._probe(batch, old, normalizer)
+
+    def _live_batch(self, rollouts: Rollouts) -> Batch:
+        """The completions with an advantage. Masks are drawn for all first, so dropping some moves no mask."""
+        c = self.config
+        generator = torch_generator(c.seed, "masks", self.step, self.device)
+        draws = draw_masks(len(rollouts.completion_ids), c.mc_samples, c.completion_length, generator, c.mask_draws)
+        group = torch.arange(len(rollouts.completion_ids), device=self.device) // c.group_size
+        batch = Batch(rollouts.prompt_ids, rollouts.completion_ids, draws, rollouts.advantage, group)
+        return batch.select(rollouts.advantage.nonzero()[:, 0])
+
+    def _set_learning_rate(self) -> float:
+        c = self.config
+        rate = c.learning_rate * min(1.0, (self.step + 1) / max(1, c.lr_warmup_steps))
+        if c.lr_schedule == "linear":
+            rate *= 1 - 0.9 * self.step / c.train_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _optimizer_step(self) -> float:
+        """Clips and steps. A step without any live completion has no gradient and moves nothing."""
+        parameters = [p for p in self.model.model.parameters() if p.grad is not None]
+        if not parameters:
+            return 0.0
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
+        if norm != norm or norm == float("inf"):
+            raise _Diverged(
+                f"The gradient norm became {norm} at step {self.step + 1}; the weights were left as they were. "
+                "Lower learning_rate, or resume from an earlier checkpoint."
+            )
+        self.optimizer.step()
+        return norm
+
+    def _probe(self, batch: Batch, old: torch.Tensor, normalizer: float) -> dict[str, float]:
+        """Bound and objective once more, on some whole groups, now that the weights have moved.
+
+        Whole groups, because their advantages add up to 0: what is left is what the update has gained.
+        """
+        G = self.config.group_size
+        live_groups = batch.group.unique()
+        count = min(len(live_groups), math.ceil(self.config.bound_probe / G))
+        if not count:
+            return {}
+        chosen = live_groups[torch.linspace(0, len(live_groups) - 1, count, device=self.device).round().long()]
+        rows = torch.isin(batch.group, chosen).nonzero()[:, 0]
+        part = batch.select(rows)
+        samples, before = score(self.model, part, self.config.token_budget) / normalizer, old[rows] / normalizer
+        metrics = _bound_metrics(samples, before, part.advantage, count * G, suffix="_after")
+        return metrics | {"log_ratio/mean_abs_after": (samples - before).abs().mean().item()}
+
+    # ---- evaluation and checkpoints
+
+    def _evaluate(self) -> None:
+        total = self.config.train_steps
+        self.listener.phase("evaluating", self.step, total)
+        start = time.monotonic()
+        result = evaluate(self.model, self.task, self.config, self.held_out, self._check)
+        self.listener.metrics(self.step, result.metrics | {"time/evaluation_s": time.monotonic() - start})
+        self.listener.completions(self.step, result.shown)
+        kind = "warm_start" if self.step == 0 else "final" if self.step == total else "evaluation"
+        self._save(kind, result.metrics["reward/heldout_greedy"])
+
+    def _save(self, kind: str, reward: float | None) -> None:
+        folder = self.checkpoints / f"step-{self.step:06d}"
+        save_checkpoint(folder, self.model, self._state("training", self.step), self.optimizer)
+        self.listener.checkpoint(self.step, kind, folder, reward)
+
+    def _state(self, phase: str, step: int) -> TrainingState:
+        seconds = self._seconds_before + time.monotonic() - self._clock
+        return TrainingState(phase, step, seconds, self.threads)
+
+    def _check(self) -> None:
+        if self.listener.should_stop():
+            raise _StopRequested
+
+
+def _elbo_metrics(samples: torch.Tensor) -> dict[str, float]:
+    """(B, K) ELBO samples, not normalised."""
+    if not len(samples):
+        return {}
+    metrics = {"elbo/mean": samples.mean().item()}
+    K = samples.shape[1]
+    if K > 1:
+        spread = samples.std(1).mean().item()
+        metrics |= {"elbo/spread": spread, "elbo/standard_error": spread / K**0.5}
+    return metrics
+
+
+def _bound_metrics(
+    samples: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, B: int, suffix: str
+) -> dict[str, float]:
+    """Bound, objective and gap, summed in float64 and divided by B completions."""
+    samples, old, advantage = samples.double(), old.double(), advantage.double()
+    bound = bgpo(samples, old, advantage).sum().item() / B
+    objective = elbo(samples, old, advantage).sum().item() / B
+    return {
+        f"bound/value{suffix}": bound,
+        f"bound/elbo_objective{suffix}": objective,
+        f"bound/gap{suffix}": objective - bound,
+    }

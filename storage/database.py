@@ -1,0 +1,237 @@
+"""One `Database` per process: SQLite in WAL mode by default, PostgreSQL by URL.
+
+`open_database` is the way in: it creates the folder, brings the schema up to date and turns everything
+that can be wrong with a database file into a `StorageError` of one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.sql.dml import Insert
+
+try:  # the wheel brings a newer SQLite than most systems; see `wal_is_safe`
+    import pysqlite3.dbapi2 as sqlite_module
+except ImportError:
+    import sqlite3 as sqlite_module
+
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
+
+
+class StorageError(Exception):
+    """Something about the database that a person can put right; the message is a sentence for them."""
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite has the fix for the WAL-reset race (3.51.3, back-ported to 3.50.7 and 3.44.6).
+
+    Before it, two connections that write and checkpoint at the same instant can lose a commit.
+    """
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file, whatever characters its path holds."""
+    return URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
+
+
+class Database:
+    """Connections to one database. Nothing is opened until the first `read` or `write`."""
+
+    def __init__(self, url: str):
+        """Raises StorageError for a URL that can never work; use `open_database` to create or upgrade."""
+        parsed = parse_url(url)
+        self.url = parsed.render_as_string(hide_password=False)
+        self.shown_url = parsed.render_as_string(hide_password=True)
+        self.path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" else None
+        self.engine = make_engine(parsed)
+        self._writer = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+
+    @property
+    def name(self) -> str:
+        """What to call this database in a sentence: the file, or the URL without its password."""
+        return str(self.path) if self.path else self.shown_url
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A short transaction that only reads. Never waits for a writer. Raises StorageError."""
+        with sentences(self.name), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A short transaction that writes: committed at the end, rolled back on any error. Raises StorageError.
+
+        Takes SQLite's write lock at once. A transaction that starts as a reader and then writes fails at
+        once with "database is locked" when another writer came first, whatever the timeout.
+        """
+        with sentences(self.name), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_database(url: str) -> Database:
+    """The database at `url`, created or brought up to this version's schema.
+
+    A relative SQLite path is taken from the current folder and made absolute, so that `Database.url` means
+    the same file to a worker that starts elsewhere. Raises StorageError.
+    """
+    # alembic is slow to import and only this function needs it
+    from storage.upgrade import upgrade
+
+    database = Database(url)
+    if database.path:
+        _prepare_folder(database.path)
+    try:
+        upgrade(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def parse_url(url: str) -> URL:
+    """The parsed URL with an absolute path. Raises StorageError with what was given and what is allowed."""
+    allowed = "sqlite:///folder/file.db or postgresql://user:password@host/name"
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError):
+        # not shown back when it could hold a password
+        given = "That" if "@" in url else repr(url)
+        raise StorageError(f"{given} is not a database URL; give {allowed}.") from None
+    if backend not in ("sqlite", "postgresql"):
+        raise StorageError(f"{backend} is not a kind of database that is supported; give {allowed}.")
+    if backend != "sqlite":
+        return parsed
+    if parsed.host:
+        raise StorageError(
+            f"{url!r} has two slashes where a file needs three; write sqlite:///{parsed.host}/... for a path from"
+            " the current folder, four slashes for an absolute one."
+        )
+    if not parsed.database or ":memory:" in parsed.database or parsed.database.startswith("file:"):
+        raise StorageError(
+            f"{url!r} names no file, and runs are trained by other processes that must be able to open it;"
+            " give a file, such as sqlite:///runs.db."
+        )
+    return parsed.set(database=os.path.abspath(os.path.expanduser(parsed.database)))
+
+
+def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
+    """An engine for `url`; `foreign_keys=False` is for migrations that rebuild a table.
+
+    Raises StorageError when PostgreSQL's driver is not installed.
+    """
+    if url.get_backend_name() != "sqlite":
+        try:
+            return create_engine(url, pool_pre_ping=True)
+        except (ModuleNotFoundError, NoSuchModuleError) as error:
+            raise StorageError(
+                f"The driver for {url.drivername} is not installed ({error}); install it with"
+                " `pip install psycopg[binary]` or use a SQLite file, such as sqlite:///runs.db."
+            ) from error
+    engine = create_engine(url, module=sqlite_module, connect_args={"timeout": BUSY_TIMEOUT})
+    journal_mode = _journal_mode(sqlite_module)
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection, record):
+        # Python's own transaction handling is switched off: `on_begin` says when and how one begins.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA journal_mode={journal_mode}")
+        # May lose the last commits when the power fails, never the file. FULL under DELETE, where it could.
+        connection.execute(f"PRAGMA synchronous={'NORMAL' if journal_mode == 'WAL' else 'FULL'}")
+        connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection):
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+    return engine
+
+
+def upsert(connection: Connection, table: Table, key: Sequence[str]) -> Insert:
+    """INSERT ... ON CONFLICT (key) DO UPDATE of every other column; the rows given to `execute` must be whole."""
+    insert = new_insert(connection, table)
+    others = [column.name for column in table.columns if column.name not in key]
+    return insert.on_conflict_do_update(index_elements=key, set_={name: insert.excluded[name] for name in others})
+
+
+def new_insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that knows ON CONFLICT: both dialects have it under the same names."""
+    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+
+
+@cache  # one warning per process
+def _journal_mode(module: ModuleType) -> str:
+    if wal_is_safe(module.sqlite_version_info):
+        return "WAL"
+    warnings.warn(
+        f"SQLite {module.sqlite_version} has a race in WAL mode, so the slower DELETE mode is used;"
+        " `pip install pysqlite3` brings a newer one.",
+        stacklevel=3,
+    )
+    return "DELETE"
+
+
+def _prepare_folder(path: Path) -> None:
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder, not a database file; give a file in it, such as {path / 'runs.db'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise unwritable(path, PermissionError("no permission to write there"))
+    # SQLite would open it quietly for reading, and fail at the first write.
+    if path.exists() and not os.access(path, os.W_OK):
+        raise StorageError(_sentence(str(path), "readonly"))
+
+
+def unwritable(path: Path, error: OSError) -> StorageError:
+    """The sentence for a folder that cannot be written."""
+    return StorageError(
+        f"The folder {path.parent} cannot be written ({error.strerror or error}); choose one that you may write to"
+        " with --data-dir or --database."
+    )
+
+
+@contextmanager
+def sentences(name: str) -> Iterator[None]:
+    """Turns a driver's error about the state of database `name` into a StorageError.
+
+    Errors that only a wrong program can cause (bad SQL, a broken constraint) pass unchanged.
+    """
+    try:
+        yield
+    except (IntegrityError, ProgrammingError):
+        raise
+    except DatabaseError as error:
+        raise StorageError(_sentence(name, str(error.orig))) from error
+
+
+def _sentence(name: str, message: str) -> str:
+    known = {
+        "not a database": f"{name} is not a SQLite database; move that file away or give another with --database.",
+        "malformed": f"{name} is damaged ({message}); put back a copy or give another file with --database.",
+        "readonly": f"{name} cannot be written; make the file and its folder writable or give another file with"
+        " --database.",
+        "unable to open": f"{name} cannot be opened; check that its folder exists and that you may write to it.",
+        "locked": f"{name} is busy: another process has been writing to it for {BUSY_TIMEOUT:.0f} seconds; end that"
+        " process or try again.",
+        "is full": f"The disk that holds {name} is full; free some space, nothing stored so far is lost.",
+    }
+    cause = " ".join(message.split())
+    fallback = f"The database {name} did not answer as expected ({cause}); check that it can be reached."
+    return next((sentence for symptom, sentence in known.items() if symptom in message), fallback)

@@ -1,0 +1,119 @@
+"""Brings a database to the schema of this version of the code, in process and safely beside other processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, inspect, text
+
+from storage.database import Database, StorageError, make_engine, parse_url, sentences, sqlite_module, unwritable
+from storage.tables import metadata
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+LOCK_TIMEOUT = 120.0  # seconds to wait for another process that upgrades the same file
+POSTGRES_LOCK = 0x6267706F  # any constant, the same in every process
+
+
+def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
+    """Creates or upgrades the schema; a no-op when it is current. Raises StorageError.
+
+    One process at a time, in one transaction: a crash in the middle leaves the old schema. Before an
+    existing schema is changed, a copy of the SQLite file is written beside it.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    # Rebuilding a table with foreign keys on would cascade: altering `run` would delete every point.
+    engine = make_engine(parse_url(database.url), foreign_keys=False)
+    writer = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+    try:
+        with sentences(database.name), _alone(database), writer.connect() as connection, connection.begin():
+            _upgrade(connection, database, config, scripts)
+    finally:
+        engine.dispose()
+
+
+def _upgrade(connection: Connection, database: Database, config: Config, scripts: ScriptDirectory) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRES_LOCK})
+    current, head = _current(connection, database, scripts), scripts.get_current_head()
+    if current == head:
+        return
+    if current and database.path:
+        _back_up(database.path, current)
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    _check_foreign_keys(connection, database)
+
+
+def _current(connection: Connection, database: Database, scripts: ScriptDirectory) -> str | None:
+    """The schema's revision, None for an empty database; refuses what this code did not make."""
+    current = MigrationContext.configure(connection).get_current_revision()
+    known = [script.revision for script in scripts.walk_revisions()]
+    if current and current not in known:
+        raise StorageError(
+            f"{database.name} was made by a newer version of BGPO Studio (its schema is {current}, this version knows"
+            f" up to {known[0]}); update BGPO Studio or give another database with --database."
+        )
+    tables = set(inspect(connection).get_table_names())
+    # A SQLite file belongs to one program; a PostgreSQL schema may hold other people's tables under other names.
+    strangers = tables if database.path else tables & set(metadata.tables)
+    if not current and strangers - {"alembic_version"}:
+        raise StorageError(
+            f"{database.name} is a database of another program (it has a table {min(strangers)!r}); give another"
+            " with --database."
+        )
+    return current
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[None]:
+    """Holds the lock file beside a SQLite file; PostgreSQL has its own locks."""
+    if not database.path:
+        yield
+        return
+    lock = FileLock(f"{database.path}.lock", timeout=LOCK_TIMEOUT)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"Another process has been upgrading {database.path} for {LOCK_TIMEOUT:.0f} seconds; wait for it or end it."
+        ) from None
+    except OSError as error:
+        raise unwritable(database.path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _back_up(path: Path, revision: str) -> Path:
+    """Copies the file by SQLite's own means (a plain copy would miss the WAL and drop this process's locks)."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = path.with_name(f"{path.name}.schema-{revision}.{stamp}.backup")
+    unfinished = target.with_name(target.name + ".part")
+    with closing(sqlite_module.connect(path)) as source, closing(sqlite_module.connect(unfinished)) as copy:
+        source.backup(copy)
+    os.replace(unfinished, target)
+    return target
+
+
+def _check_foreign_keys(connection: Connection, database: Database) -> None:
+    if not database.path:
+        return
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        raise StorageError(
+            f"Upgrading {database.path} would leave {len(broken)} rows without the run they belong to, so it was"
+            " undone; please report this, the file is unchanged."
+        )

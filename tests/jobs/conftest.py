@@ -1,0 +1,120 @@
+"""Real schedulers, runners and workers on a database of the test's own; nothing they start outlives a test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bgpo.config import TrainConfig
+from bgpo.jobs import control
+from bgpo.jobs.scheduler import Scheduler
+from storage.database import Database, open_database, sqlite_url
+from storage.runs import Run, create_run, get_run
+
+ROOT = Path(__file__).resolve().parents[2]
+BAD_CONFIG = '{"mc_samples": 0}'  # a worker that reads it ends before it loads torch
+
+# Enough supervised steps for some reward, so that the updates have something to do.
+QUICK = TrainConfig(
+    warmup_steps=100, warmup_examples=512, correct_fraction=1.0, train_steps=40, prompts_per_step=4, group_size=4,
+    eval_problems=8, eval_every=20, mc_samples=2, bound_probe=4, threads=1,
+)  # fmt: skip
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) -> object:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    pytest.fail(f"waited {seconds:.0f} s for {what}")
+
+
+def reaches(db: Database, run: Run, *statuses: str, seconds: float = 60) -> Run:
+    """The run once it has one of the statuses; fails at once if it ends in another one."""
+
+    def look() -> Run | None:
+        now = get_run(db, run.id)
+        if now.status in ("finished", "stopped", "failed") and now.status not in statuses:
+            log = Path(now.folder, "log.txt")
+            pytest.fail(f"run {run.id} is {now.status}: {now.reason}\n{log.read_text() if log.exists() else ''}")
+        return now if now.status in statuses else None
+
+    return wait_until(look, f"run {run.id} to become {' or '.join(statuses)}", seconds)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Living processes that were started with `folder` somewhere in their command."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """The data folder. Whatever still runs in it when the test is over is killed."""
+    yield tmp_path
+    for process in processes_of(tmp_path):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            process.wait(10)
+
+
+@pytest.fixture
+def db(data: Path) -> Iterator[Database]:
+    database = open_database(sqlite_url(data / "bgpo.db"))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def runs_folder(data: Path) -> Path:
+    return data / "runs"
+
+
+@pytest.fixture
+def scheduler(db: Database) -> Iterator[Scheduler]:
+    """A scheduler that ticks. Afterwards no runner of this process is left as a zombie."""
+    scheduler = Scheduler(db)
+    scheduler.start()
+    yield scheduler
+    scheduler.shutdown()
+    wait_until(lambda: bury(scheduler), "the runners to be buried", seconds=20)
+
+
+def bury(*schedulers: Scheduler) -> bool:
+    """One reaping; whether no child of this process is left that only waits to be buried."""
+    for scheduler in schedulers:
+        scheduler.reap()
+    return not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def submit(db: Database, runs_folder: Path) -> Callable[..., Run]:
+    def submit(**values: object) -> Run:
+        return control.submit(db, QUICK.with_values(**values), runs_folder)
+
+    return submit
+
+
+@pytest.fixture
+def row(db: Database, runs_folder: Path) -> Callable[..., Run]:
+    """A run's row without any process."""
+
+    def row(status: str = "queued", config_json: str = BAD_CONFIG) -> Run:
+        return create_run(
+            db, name="test", config_json=config_json, train_steps=10, runs_folder=runs_folder, status=status
+        )
+
+    return row

@@ -1,0 +1,121 @@
+"""The command that a page shows trains exactly the config it is shown for."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from bgpo.config import KNOBS, ConfigError, Knob, TrainConfig
+from bgpo.jobs.command import add_config_arguments, command_line, config_from_arguments, flag
+from bgpo.presets import PRESETS
+
+URL = "sqlite:////home/someone/my runs/it's.db"
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_config_arguments(parser)
+    parser.add_argument("--database")
+    return parser
+
+
+def there_and_back(config: TrainConfig) -> TrainConfig:
+    words = shlex.split(command_line(config, URL))
+    assert words[:3] == ["python", "-m", "bgpo.jobs.worker"]
+    arguments = parser().parse_args(words[3:])
+    assert arguments.database == URL
+    return config_from_arguments(arguments)
+
+
+def values_of(knob: Knob) -> st.SearchStrategy:
+    if knob.choices:
+        return st.sampled_from(knob.choices)
+    if knob.kind is bool:
+        return st.booleans()
+    if knob.kind is int:
+        return st.integers(int(knob.low), int(knob.high))
+    return st.floats(knob.low, knob.high)
+
+
+# Each of these contradicts the other knobs' defaults unless a second one moves with it.
+COMPANIONS = {
+    "completion_length": {"completion_length": 16, "block_length": 16},
+    "block_length": {"block_length": 4},
+    "denoising_steps": {"denoising_steps": 4},
+    "token_budget": {"token_budget": 999},
+    "group_size": {"group_size": 5},
+}
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_every_knob_survives_the_command_line(name: str):
+    knob = KNOBS[name]
+    if name in COMPANIONS:
+        values = COMPANIONS[name]
+    elif knob.choices:
+        values = {name: knob.choices[-1]}
+    elif knob.kind is bool:
+        values = {name: not knob.default}
+    else:
+        values = {name: knob.kind(knob.low + (knob.high - knob.low) / 3)}
+    config = TrainConfig().with_values(**values)
+    assert there_and_back(config) == config
+    if len(knob.choices) != 1 and name not in ("task",):  # a task is a preset; a family alone is every default
+        assert flag(name) in shlex.split(command_line(config, URL))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.fixed_dictionaries({}, optional={name: values_of(knob) for name, knob in KNOBS.items()}))
+def test_any_config_survives_the_command_line(values: dict):
+    try:
+        config = TrainConfig.parse(values)
+    except ConfigError:
+        assume(False)
+    assert there_and_back(config) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_shown_by_its_name_alone(name: str):
+    config = PRESETS[name].config()
+    assert command_line(config, "sqlite:///runs.db") == (
+        f"python -m bgpo.jobs.worker --preset {name} --seed {config.seed} --database sqlite:///runs.db"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:secret@host/db", "postgresql+psycopg://me:secret@host:5432/db?sslmode=require",
+     "postgresql://host/db?user=me&password=secret", "postgresql://me:se[cret@host/db"],
+)
+def test_a_password_is_never_shown(url: str):
+    command = command_line(TrainConfig(), url)
+    assert "secret" not in command
+    assert command.endswith('--database "$BGPO_DATABASE"')
+
+
+def test_a_url_without_password_is_shown():
+    assert command_line(TrainConfig(), "postgresql://me@host/db").endswith("--database postgresql://me@host/db")
+    assert command_line(TrainConfig(), "sqlite:////tmp/a:b@c.db").endswith("--database sqlite:////tmp/a:b@c.db")
+
+
+def test_help_names_every_knob_and_its_sentence():
+    text = " ".join(parser().format_help().split())
+    for name, knob in KNOBS.items():
+        assert flag(name) in text
+        assert knob.help.rstrip(".").split(";")[0][:30] in text
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ConfigError) as caught:
+        config_from_arguments(parser().parse_args(["--preset", "sudokku"]))
+    assert str(caught.value) == "There is no preset named sudokku; the presets are adder, stack_programs."
+
+
+def test_all_wrong_values_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        config_from_arguments(parser().parse_args(["--mc-samples", "many", "--learning-rate", "nan"]))
+    assert caught.value.problems.keys() >= {"mc_samples", "learning_rate"}

@@ -1,0 +1,96 @@
+"""Every knob: its range, its sentence, its way there and back."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from bgpo.config import GROUPS, KNOBS, ConfigError, TrainConfig, differences
+from bgpo.presets import PRESETS
+
+
+def sentence(values: dict) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.parse(values)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("knob", KNOBS.values(), ids=KNOBS)
+def test_every_knob_is_fully_declared(knob):
+    assert knob.help.endswith(".") and knob.group in GROUPS
+    assert knob.choices or knob.kind is bool or (knob.low is not None and knob.high is not None)
+
+
+NUMBERS = [k for k in KNOBS.values() if not k.choices and k.kind is not bool]
+
+
+@pytest.mark.parametrize("knob", NUMBERS, ids=lambda k: k.name)
+@pytest.mark.parametrize("wrong", ["below", "above", math.nan, math.inf, "abc", "", None, [], {}, "9" * 400])
+def test_a_value_outside_the_range_gets_one_sentence_at_its_field(knob, wrong):
+    value = {"below": knob.low - 1, "above": knob.high * 10}.get(wrong, wrong) if isinstance(wrong, str) else wrong
+    problems = sentence({knob.name: value})
+    assert set(problems) == {knob.name}
+    text = problems[knob.name]
+    assert text.startswith(knob.name) and "give" in text and f"from {knob.low:g} to" in text and len(text) < 200
+
+
+@pytest.mark.parametrize("knob", [k for k in KNOBS.values() if k.choices], ids=lambda k: k.name)
+def test_an_unknown_choice_lists_the_known_ones(knob):
+    text = sentence({knob.name: "sudokku"})[knob.name]
+    assert "sudokku" in text and all(choice in text for choice in knob.choices)
+
+
+@pytest.mark.parametrize("values, field, both", [
+    ({"completion_length": 8, "block_length": 3}, "block_length", ("completion_length", "block_length")),
+    ({"block_length": 4, "denoising_steps": 3}, "denoising_steps", ("denoising_steps", "block_length")),
+    ({"denoising_steps": 16}, "denoising_steps", ("denoising_steps", "completion_length")),
+    ({"group_size": 1}, "group_size", ("group_size", "advantage")),
+    ({"group_size": 1, "advantage": "none", "updates_per_rollout": 2}, "updates_per_rollout",
+     ("updates_per_rollout", "group_size")),
+    ({"token_budget": 9}, "token_budget", ("token_budget", "completion_length")),
+    ({"completion_length": 2, "block_length": 2, "denoising_steps": 2}, "completion_length",
+     ("completion_length", "task")),
+    ({"completion_length": 512, "block_length": 8, "denoising_steps": 64}, "completion_length",
+     ("completion_length", "model")),
+])
+def test_contradictions_name_both_knobs_and_two_ways_out(values, field, both):
+    text = sentence(values)[field]
+    assert all(name in text for name in both) and " or " in text
+
+
+def test_all_problems_come_at_once():
+    problems = sentence({"mc_samples": 0, "learning_rate": 7, "nonsense": 1})
+    assert set(problems) == {"mc_samples", "learning_rate", "nonsense"}
+
+
+@pytest.mark.parametrize("text", ["", "[1", "[]", "3", "null", '{"mc_samples": 1e400}', '{"mc_samples": NaN}'])
+def test_bad_json_is_a_sentence(text):
+    with pytest.raises(ConfigError):
+        TrainConfig.from_json(text)
+
+
+def test_json_round_trip():
+    config = TrainConfig(mc_samples=16, learning_rate=1e-4, normalize_by_length=False)
+    assert TrainConfig.from_json(config.to_json()) == config
+    assert set(json.loads(config.to_json())) == set(KNOBS)
+
+
+def test_strings_from_forms_and_command_lines_are_read():
+    config = TrainConfig.parse({"mc_samples": "16", "learning_rate": "1e-4", "normalize_by_length": "false"})
+    assert (config.mc_samples, config.learning_rate, config.normalize_by_length) == (16, 1e-4, False)
+
+
+def test_differences():
+    assert differences(TrainConfig(), TrainConfig(mc_samples=16)) == {"mc_samples": (4, 16)}
+
+
+def test_frozen():
+    with pytest.raises(ValueError):
+        TrainConfig().mc_samples = 3
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_presets_are_valid(preset):
+    assert TrainConfig.from_json(preset.config().to_json()) == preset.config()

@@ -1,0 +1,279 @@
+"""The routes that pages poll and post to, over a real database."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+import app as studio
+from bgpo.training.metrics import METRICS
+from storage.completions import Completion
+from storage.metrics import Point, Progress, flush
+from storage.runs import get_run, list_runs, transition
+from ui import api
+from ui.access import LOOPBACK, Access
+from ui.components.chart_board import CHARTS
+
+HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{constructor}}"
+
+
+def points(first: int, last: int, metric: str = "reward/mean") -> list[Point]:
+    return [Point(metric, step, step * 1.5, step / 100) for step in range(first, last + 1)]
+
+
+def test_a_poll_brings_only_what_is_new(client, services, new_run):
+    run = new_run()
+    flush(services.db, run.id, points(0, 9))
+    first = client.get(f"/api/live?runs={run.id}:0").json()
+    assert first["all"] and [item["id"] for item in first["runs"]] == [run.id]
+    assert first["points"][str(run.id)]["metrics"]["reward/mean"][0] == list(range(10))
+
+    cursor = first["points"][str(run.id)]["cursor"]
+    flush(services.db, run.id, points(10, 11), progress=Progress("training", 11, 60, 0.5, 11, 20))
+    second = client.get(f"/api/live?runs={run.id}:{cursor}&seen={first['seen']}").json()
+    assert second["points"][str(run.id)]["metrics"] == {"reward/mean": [[10, 11], [15.0, 16.5], [0.1, 0.11]]}
+    assert second["runs"][0]["eta"] == pytest.approx(98)
+
+
+def test_an_idle_poll_is_small(client, services, new_run):
+    run = new_run()
+    flush(services.db, run.id, points(0, 50))
+    transition(services.db, run.id, ("running",), "finished")
+    first = client.get(f"/api/live?runs={run.id}:0").json()
+    idle = client.get(f"/api/live?runs={run.id}:{first['points'][str(run.id)]['cursor']}&seen={first['seen']}")
+    assert idle.json()["runs"] == [] and idle.json()["points"] == {}
+    assert len(idle.content) <= 200
+
+
+def test_a_tick_of_twenty_metrics_and_five_steps_is_below_two_kilobytes(client, services, new_run):
+    run = new_run()
+    names = list(METRICS)[:20]
+    flush(services.db, run.id, [Point(name, 0, 0, 0.5) for name in names])
+    first = client.get(f"/api/live?runs={run.id}:0").json()
+    more = [Point(name, step, step * 1.1, 0.1234567 * step) for name in names for step in range(1, 6)]
+    flush(services.db, run.id, more, progress=Progress("training", 5, 60, 0.5, 5, 5.5))
+    tick = client.get(f"/api/live?runs={run.id}:{first['points'][str(run.id)]['cursor']}&seen={first['seen']}")
+    assert len(tick.json()["points"][str(run.id)]["metrics"]) == 20
+    assert int(tick.headers["content-length"]) <= 2048
+
+
+def test_a_deleted_run_is_reported_gone(client, services, new_run):
+    kept, gone = new_run("kept"), new_run("gone")
+    seen = client.get("/api/live").json()["seen"]
+    transition(services.db, gone.id, ("running",), "stopped")
+    seen = client.get(f"/api/live?seen={seen}").json()["seen"]
+    assert client.post(f"/api/runs/{gone.id}/delete", json={}).status_code == 200
+    answer = client.get(f"/api/live?seen={seen}").json()
+    assert answer["gone"] == [gone.id] and answer["runs"] == []
+    assert [run.id for run in list_runs(services.db)] == [kept.id]
+    assert not Path(gone.folder).exists()
+
+
+def test_nan_is_a_gap(client, services, new_run):
+    run = new_run()
+    flush(services.db, run.id, [Point("reward/mean", 1, 1, float("nan")), Point("reward/mean", 2, 2, 0.5)])
+    metrics = client.get(f"/api/live?runs={run.id}:0").json()["points"][str(run.id)]["metrics"]
+    assert metrics["reward/mean"][2] == [None, 0.5]
+
+
+def test_a_long_run_opens_as_buckets_that_keep_a_spike(client, services, new_run):
+    run = new_run(train_steps=10_000)
+    curve = [Point("reward/mean", step, step, 9.0 if step == 4321 else 0.5) for step in range(5000)]
+    flush(services.db, run.id, curve)
+    part = client.get(f"/api/live?runs={run.id}:0").json()["points"][str(run.id)]
+    steps, _, _, low, high = part["metrics"]["reward/mean"]
+    assert len(steps) <= api.OVERVIEW_BUCKETS and max(high) == 9.0 and min(low) == 0.5
+    assert part["cursor"] == 5000
+
+    flush(services.db, run.id, points(5000, 5001))
+    tail = client.get(f"/api/live?runs={run.id}:{part['cursor']}").json()["points"][str(run.id)]
+    assert tail["metrics"]["reward/mean"][0] == [5000, 5001]
+
+    finer = client.get(f"/api/range?run={run.id}&metric=reward/mean&low=4300&high=4340&buckets=100").json()
+    assert finer[0] == list(range(4300, 4341)) and finer[2][21] == 9.0
+
+
+def test_the_list_says_what_changed_and_how_it_goes(client, services, new_run):
+    new_run("first")
+    second = new_run("second", mc_samples=16)
+    curve = [Point("reward/heldout_greedy", step, step, value) for step, value in ((0, 0.3), (5, 0.9), (10, 0.8))]
+    flush(services.db, second.id, curve)
+    shown = {item["name"]: item for item in client.get("/api/live").json()["runs"]}
+    assert shown["second"]["changed"] == ["mc_samples 4 → 16"] and shown["second"]["against"] == "run 1"
+    assert (shown["second"]["reward"], shown["second"]["best"]) == (0.8, 0.9)
+    assert shown["second"]["spark"] == [0.3, 0.9, 0.8]
+    assert shown["first"]["changed"] == []
+
+
+def test_compared_runs_differ_in_words(client, new_run):
+    new_run("one")
+    new_run("two", mc_samples=16, seed=3)
+    found = client.get("/api/differences?runs=1,2").json()
+    assert {item["name"]: item["values"] for item in found} == {
+        "mc_samples": {"1": "4", "2": "16"}, "seed": {"1": "0", "2": "3"},
+    }
+
+
+def test_start_queues_a_preset_with_changed_knobs(client, services):
+    answer = client.post("/api/runs", json={"preset": "adder", "values": {"train_steps": "3"}})
+    run = get_run(services.db, answer.json()["id"])
+    assert answer.status_code == 201 and run.status == "queued" and run.train_steps == 3
+
+
+@pytest.mark.parametrize(("body", "words"), [
+    ({"preset": "nothing"}, "adder, stack_programs"),
+    ({"preset": "adder", "values": {"mc_samples": 0}}, "mc_samples = 0"),
+    ({"preset": "adder", "values": {"block_length": 3}}, "completion_length"),
+    ({"preset": "adder", "values": [1]}, "JSON object"),
+])
+def test_a_bad_start_gets_a_sentence_and_starts_nothing(client, services, body, words):
+    answer = client.post("/api/runs", json=body)
+    assert answer.status_code == 422 and words in answer.json()["error"]
+    assert list_runs(services.db) == []
+
+
+def test_preset_cards_take_knobs_from_the_address(client):
+    plain = client.get("/api/presets").json()[0]
+    changed = client.get("/api/presets?preset=adder&train_steps=3&junk=1").json()[0]
+    assert plain["values"] == {} and changed["values"] == {"train_steps": "3"}
+    assert changed["changed"] == ["train_steps 60 → 3"]
+    wrong = client.get("/api/presets?train_steps=0").json()[0]
+    assert len(wrong["problems"]) == 1 and wrong["problems"][0].startswith("train_steps = 0 is not allowed; give")
+    assert wrong.get("careless")
+
+
+def test_actions_that_cannot_be_are_refused_in_words(client, new_run):
+    run = new_run()
+    assert client.post(f"/api/runs/{run.id}/explode", json={}).status_code == 404
+    assert client.post("/api/runs/99/stop", json={}).json()["error"].startswith("Run 99 does not exist")
+    refused = client.post(f"/api/runs/{run.id}/delete", json={})
+    assert refused.status_code == 409 and refused.json()["error"].endswith(".")
+    plain = client.post(f"/api/runs/{run.id}/stop", content="x", headers={"content-type": "text/plain"})
+    assert plain.status_code == 415
+
+
+def test_details_hold_the_command_and_the_changed_knobs(client, services, new_run):
+    new_run(mc_samples=16)
+    facts = client.get("/api/runs/1").json()
+    assert "--mc-samples 16" in facts["command"] and facts["command"].startswith("python -m bgpo.jobs.worker")
+    assert [knob["name"] for knob in facts["knobs"] if knob["differs"]] == ["mc_samples"]
+    assert [event["to"] for event in facts["events"]][-1] == "running"
+
+
+def test_hostile_text_travels_as_data(client, services, new_run):
+    run = new_run(HOSTILE)
+    row = Completion(0, "held_out", 0, HOSTILE, HOSTILE, "085", 0.0, HOSTILE, json.dumps([[1, 0, HOSTILE, 0.5]]))
+    flush(services.db, run.id, points(0, 0), [row])
+    (Path(run.folder) / "log.txt").write_text(HOSTILE)
+    for path in ("/api/live", f"/api/runs/{run.id}/completions", f"/api/runs/{run.id}/log"):
+        answer = client.get(path)
+        assert answer.headers["content-type"] == "application/json" and "onerror" in answer.text
+
+
+def test_the_log_is_read_on_from_where_it_was(tmp_path):
+    log = tmp_path / "log.txt"
+    assert api.tail(log, -1)["text"] == ""
+    log.write_bytes("first\nhalf a \u00e9".encode()[:-1])
+    start = api.tail(log, -1)
+    assert start["text"] == "first\nhalf a "
+    with log.open("ab") as file:
+        file.write("\u00e9".encode()[-1:] + b" more\xff\n")
+    assert api.tail(log, start["offset"])["text"] == "\u00e9 more\ufffd\n"
+    log.write_bytes(b"x" * 200_000)
+    long = api.tail(log, -1)
+    assert len(long["text"]) == api.LOG_TAIL and long["skipped"] == 200_000 - api.LOG_TAIL and long["offset"] == 200_000
+    assert api.tail(log, 300_000)["offset"] == 200_000  # the log was begun anew
+
+
+def test_every_charted_metric_is_in_the_glossary():
+    for chart in CHARTS.values():
+        for series in chart.series:
+            assert series.metric in METRICS and (not series.band or series.band in METRICS)
+
+
+def test_assets_are_ours_only(client):
+    found = client.get("/assets/chart_board.js")
+    assert found.headers["content-type"].startswith("text/javascript") and found.headers["content-encoding"] == "gzip"
+    again = client.get("/assets/chart_board.js", headers={"if-none-match": found.headers["etag"]})
+    assert again.status_code == 304 and not again.content
+    assert client.get("/assets/plotly.min.js").headers["content-encoding"] == "gzip"
+    for name in ("chart_board.py", "..%2fapi.py", "../api.py", "nothing.js", "%2e%2e/theme.py"):
+        assert client.get(f"/assets/{name}").status_code == 404
+
+
+def test_no_component_writes_markup():
+    for module in Path(api.__file__).parent.glob("components/*.js"):
+        text = module.read_text()
+        for danger in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+            assert danger not in text, f"{module.name} uses {danger}"
+
+
+def test_other_hosts_and_other_sites_are_refused(client):
+    assert client.get("/api/live", headers={"host": "evil.example"}).status_code == 400
+    assert client.get("/api/live", headers={"host": "[::1]:7860"}).status_code == 200
+    crossed = client.post("/api/runs", json={"preset": "adder"}, headers={"origin": "http://evil.example"})
+    assert crossed.status_code == 403
+    assert client.post("/api/runs", json={"preset": "adder"}, headers={"origin": "http://localhost"}).status_code == 201
+
+
+def test_one_password_covers_pages_and_routes(routes):
+    client = TestClient(Access(routes, None, "a secret"), base_url="http://box.example", follow_redirects=False)
+    assert client.get("/api/live").status_code == 401
+    page = client.get("/", headers={"accept": "text/html"})
+    assert page.status_code == 401 and "Password" in page.text
+    assert client.post("/login", data={"password": "wrong"}).status_code == 401
+    assert client.get("/api/live", auth=("anyone", "a secret")).status_code == 200
+    assert client.get("/api/live", auth=("anyone", "a secre")).status_code == 401
+    assert client.post("/login", data={"password": "a secret"}).status_code == 303
+    assert client.get("/api/live").status_code == 200
+    forged = TestClient(Access(routes, None, "a secret"), base_url="http://box.example", cookies=dict(client.cookies))
+    assert forged.get("/api/live").status_code == 401  # another start, another ticket
+
+
+def one_sentence(capsys, arguments: list[str]) -> str:
+    assert studio.main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+def test_a_port_in_use_is_a_sentence(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"Port {port}" in one_sentence(capsys, ["--data-dir", str(tmp_path), "--port", str(port)])
+
+
+def test_an_open_door_needs_a_password(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("BGPO_PASSWORD", raising=False)
+    assert "BGPO_PASSWORD" in one_sentence(capsys, ["--data-dir", str(tmp_path), "--host", "0.0.0.0", "--port", "0"])
+
+
+def test_a_data_folder_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "--data-dir" in one_sentence(capsys, ["--data-dir", str(tmp_path / "file"), "--port", "0"])
+
+
+def test_a_database_of_a_newer_version_is_a_sentence(tmp_path, capsys, services):
+    from sqlalchemy import text
+
+    with services.db.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
+    assert "newer" in one_sentence(capsys, ["--data-dir", str(tmp_path), "--port", "0"])
+
+
+def test_the_web_process_starts_without_torch():
+    code = "import sys, app, ui.pages, bgpo.jobs.chat, bgpo.jobs.scheduler; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(studio.__file__).parent).returncode == 0
+
+
+def test_loopback_names():
+    assert {"localhost", "127.0.0.1", "::1"} == LOOPBACK
+    assert [studio.is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")] == [
+        True, True, True, False, False,
+    ]

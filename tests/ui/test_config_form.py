@@ -1,0 +1,213 @@
+"""The form and the New run page without a browser: controls from knobs, sentences at fields, nothing half-started."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+from bgpo.config import KNOBS, ConfigError, TrainConfig
+from bgpo.presets import PRESETS, adder
+from storage.database import open_database, sqlite_url
+from storage.runs import list_runs
+from ui import config_form
+from ui.components.launch_card import review
+from ui.config_form import UnjudgedSlider
+from ui.new_run_page import NewRunPage
+
+
+@pytest.fixture
+def page(tmp_path):
+    db = open_database(sqlite_url(tmp_path / "bgpo.db"))
+    runs_folder = tmp_path / "runs"
+    runs_folder.mkdir()
+    services = SimpleNamespace(db=db, runs_folder=runs_folder, database_url=db.url)
+    with gr.Blocks(), gr.Tabs(), gr.Tab("New run"):
+        built = NewRunPage(services)
+    yield built
+    db.close()
+
+
+def filled(page, **changes):
+    """The dict that Gradio hands to a callback in set form."""
+    values = adder().model_dump() | changes
+    named = {component: values[name] for name, component in page.controls.items()}
+    return named | {page.preset: "adder", page.name: ""}
+
+
+# ---- controls ----
+
+
+def test_every_knob_has_a_control_with_its_default_help_and_id():
+    with gr.Blocks():
+        controls = config_form.build()
+    assert list(controls) == list(KNOBS)
+    for name, knob in KNOBS.items():
+        assert controls[name].value == knob.default
+        assert knob.help in controls[name].info
+        assert controls[name].elem_id == f"knob-{name}"
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("task", gr.Dropdown), ("normalize_by_length", gr.Checkbox), ("temperature", UnjudgedSlider),
+    ("mc_samples", gr.Number), ("learning_rate", gr.Number), ("weight_decay", gr.Number),
+    ("correct_fraction", UnjudgedSlider),
+])
+def test_control_fits_the_declaration(name, kind):
+    with gr.Blocks():
+        assert type(config_form.control(KNOBS[name])) is kind
+
+
+def test_number_fields_leave_judging_to_read():
+    # a bound or a precision on the control would answer with a pop-up, or round 3.5 to 4 unasked
+    with gr.Blocks():
+        control = config_form.control(KNOBS["mc_samples"])
+        slider = config_form.control(KNOBS["temperature"])
+    assert control.minimum is None and control.maximum is None
+    assert control.preprocess(3.5) == 3.5
+    assert slider.preprocess(99) == 99 and slider.preprocess(None) is None
+
+
+def test_labels_carry_units_once():
+    assert config_form.label(KNOBS["completion_length"]) == "Completion length (tokens)"
+    assert config_form.label(KNOBS["train_steps"]) == "Train steps"
+    assert config_form.label(KNOBS["mc_samples"]) == "MC samples"
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize("given", [0, 1025, 3.5, None, "", "many", math.nan, math.inf, [4], "1e99"])
+def test_a_bad_value_gets_one_sentence_at_its_field(given):
+    with pytest.raises(ConfigError) as caught:
+        config_form.read(adder().model_dump() | {"mc_samples": given})
+    (name, sentence), = caught.value.problems.items()
+    assert name == "mc_samples"
+    assert "from 1 to 1024" in sentence.replace(",", "") and sentence.endswith(".") and "None" not in sentence
+
+
+def test_all_bad_fields_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        config_form.read(adder().model_dump() | {"mc_samples": 0, "train_steps": None, "temperature": math.nan})
+    assert set(caught.value.problems) == {"mc_samples", "train_steps", "temperature"}
+    assert caught.value.problems["train_steps"].startswith("Train steps is empty; give a whole number")
+
+
+def test_what_the_form_holds_is_the_config():
+    values = adder().model_dump() | {"mc_samples": 16.0, "learning_rate": 1e-3}  # browsers send 16 and 16.0 alike
+    assert config_form.read(values) == adder().with_values(mc_samples=16, learning_rate=1e-3)
+
+
+# ---- address ----
+
+
+def test_address_fills_the_form():
+    wanted = config_form.prefill({"tab": "new", "preset": "stack_programs", "train_steps": "3", "objective": "elbo",
+                                  "normalize_by_length": "false", "learning_rate": "1e-3"})
+    expected = PRESETS["stack_programs"].config().with_values(
+        train_steps=3, objective="elbo", normalize_by_length=False, learning_rate=1e-3)
+    assert config_form.read(wanted.values) == expected
+    assert wanted.preset == "stack_programs" and wanted.ignored == []
+
+
+def test_address_without_knobs_changes_nothing():
+    assert config_form.prefill({"tab": "new", "run": "3"}) is None
+
+
+def test_out_of_range_in_an_address_is_shown_at_its_field():
+    wanted = config_form.prefill({"mc_samples": "0"})
+    assert wanted.values["mc_samples"] == 0 and wanted.ignored == []
+    with pytest.raises(ConfigError):
+        config_form.read(wanted.values)
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("seed", "abc"), ("seed", "nan"), ("seed", "1e999"), ("task", "sudoku"), ("normalize_by_length", "maybe"),
+    ("temperature", "99"), ("preset", "<script>"),
+])
+def test_what_no_field_can_hold_is_left_out_with_a_sentence(name, text):
+    wanted = config_form.prefill({name: text})
+    assert config_form.read(wanted.values) == adder()
+    assert len(wanted.ignored) == 1 and text[:40] in wanted.ignored[0]
+
+
+# ---- words ----
+
+
+def test_plan_multiplies_the_figures_out():
+    config = TrainConfig(prompts_per_step=4, group_size=8, mc_samples=16, train_steps=11)
+    words = " ".join(config_form.plan_words(config))
+    assert "4 \u00d7 8 = 32 completions" in words and "512 ELBO estimates per step" in words
+    assert "4 held-out evaluations" in words  # at steps 0, 5, 10 and 11
+    assert "all held until" in " ".join(config_form.plan_words(TrainConfig(objective="elbo")))
+    assert "random weights" in config_form.plan_words(TrainConfig(warmup_steps=0))[0]
+
+
+@pytest.mark.parametrize(("statuses", "slots", "words"), [
+    ([], 1, "Starts now"), (["finished", "failed"], 1, "Starts now"), (["running"], 1, "Queued behind 1"),
+    (["running", "queued"], 1, "Queued behind 2"), (["launching"], 2, "Starts now"),
+])
+def test_when_a_run_would_start(statuses, slots, words):
+    assert config_form.start_words(statuses, slots) == words
+
+
+def test_review_shows_differences_and_the_command():
+    values = adder().model_dump() | {"mc_samples": 16}
+    card = review(values, "adder", "sqlite:////tmp/a b/runs.db", ["running"])
+    assert card["changes"] == [["mc_samples", "4", "16"]] and card["problems"] == {}
+    assert "--mc-samples 16" in card["command"] and "'sqlite:////tmp/a b/runs.db'" in card["command"]
+    assert card["starts"] == "Queued behind 1"
+
+
+def test_review_of_a_contradiction_names_both_knobs():
+    card = review(adder().model_dump() | {"block_length": 3}, "adder", "sqlite:///runs.db", [])
+    sentence = card["problems"]["block_length"]
+    assert "block_length = 3" in sentence and "completion_length = 8" in sentence
+    assert "command" not in card
+
+
+def test_review_never_shows_a_password():
+    card = review(adder().model_dump(), "adder", "postgresql://me:hunter2@host/db", [])
+    assert "hunter2" not in str(card)
+
+
+# ---- the page ----
+
+
+def test_start_queues_exactly_one_run_with_the_form_s_config(page):
+    run_id, card = page.start_pressed(filled(page, mc_samples=8, train_steps=3))
+    (run,) = list_runs(page.services.db)
+    assert run.id == run_id and run.status == "queued"
+    assert TrainConfig.from_json(run.config_json) == adder().with_values(mc_samples=8, train_steps=3)
+    assert card["problems"] == {}
+
+
+@pytest.mark.parametrize("change", [{"mc_samples": None}, {"train_steps": 0}, {"block_length": 3}, {"group_size": 1}])
+def test_start_with_a_problem_starts_nothing(page, change):
+    run_id, card = page.start_pressed(filled(page, **change))
+    assert run_id == 0 and next(iter(change)) in card["problems"]
+    assert list_runs(page.services.db) == [] and list(page.services.runs_folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence_on_the_card(page):
+    page.services.runs_folder.rmdir()
+    page.services.runs_folder.write_text("not a folder")
+    run_id, card = page.start_pressed(filled(page))
+    assert run_id == 0 and card["refused"].endswith(".")
+    assert list_runs(page.services.db) == []
+
+
+def test_coming_back_to_the_tab_keeps_edits_and_a_new_address_replaces_them(page):
+    edited = list((adder().model_dump() | {"mc_samples": 64}).values())
+    first = page.opened("?tab=new&preset=stack_programs", "", "adder", *edited)
+    assert first[1] == "stack_programs" and first[4] == "stack_programs"  # preset, then the first control: task
+    again = page.opened("?tab=new&preset=stack_programs", "?tab=new&preset=stack_programs", "stack_programs", *edited)
+    assert again[4:] == [gr.skip()] * len(KNOBS)
+    assert ["mc_samples", "4", "64"] in again[3]["changes"]
+
+
+def test_an_unknown_preset_press_falls_back_to_the_first(page):
+    answer = page.preset_chosen(SimpleNamespace(preset="rm -rf"))
+    assert answer[0] == next(iter(PRESETS)) and len(answer) == 3 + len(KNOBS)

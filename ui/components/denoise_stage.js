@@ -1,0 +1,381 @@
+// The denoising stage: one completion as a canvas of masked positions that fill in, with a scrubber over its steps.
+//
+// `Stage` is plain DOM and knows nothing of Gradio: `load(events)` shows a whole trace, `push(event)` adds to a live one.
+// Events that arrive faster than people can follow wait here; nothing is ever slowed down where it is generated.
+
+import { el, setText, styles } from "/assets/dom.js";
+import { END_TOKEN, Trace, duration, percent, plural, visible } from "/assets/denoise_trace.js";
+import { AnswerHistory } from "/assets/answer_history.js";
+import { Strip } from "/assets/denoise_strip.js";
+
+const SPEEDS = [0.25, 0.5, 1, 2, 4, 8];
+const STEPS_PER_SECOND = 6;
+const LONGEST_SHOW_S = 10; // a generation of many passes is shown faster, so that 1x never takes longer than this
+
+export class Stage {
+  /** options: {empty: sentence shown before anything is loaded, live: true in a page that generates}. */
+  constructor(element, options = {}) {
+    styles("denoise_stage");
+    this.options = options;
+    this.trace = new Trace();
+    this.shown = 0;
+    this.shownAt = 0;
+    this.playing = false;
+    this.speed = 1;
+    this.colour = "confidence";
+    this.selected = null;
+    this.note = "";
+    this.timer = null;
+    this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.build(element);
+    this.reset();
+  }
+
+  // ---- what callers use -------------------------------------------------------------------------------------------
+
+  /** Shows a whole trace at its end; Play starts from the beginning. */
+  load(events, { play = false } = {}) {
+    this.reset();
+    for (const event of events) this.trace.add(event);
+    this.layout();
+    this.show(play && !this.calm ? 0 : this.trace.last);
+    if (play && !this.calm) this.play();
+  }
+
+  /**
+   * Adds one event of a running generation; "start" clears what was there. So do "loading", a sentence to wait with, and
+   * "idle", a sentence for an empty stage with, perhaps, a way out: {text, action: {label, area}}.
+   */
+  push(event) {
+    if (["idle", "loading", "start"].includes(event.kind)) this.reset();
+    if (event.kind === "idle" || event.kind === "loading") this.note = event.text;
+    this.waiting = event.kind === "loading";
+    this.action = event.action ?? null;
+    this.trace.add(event);
+    if (event.kind === "start") {
+      this.layout();
+      this.playing = true;
+    }
+    if (event.kind === "error" && !this.trace.start) this.note = event.message;
+    if (this.calm && this.playing) this.show(this.trace.last);
+    this.advance();
+    this.update();
+  }
+
+  reset() {
+    clearTimeout(this.timer);
+    this.trace = new Trace();
+    this.shown = 0;
+    this.shownAt = 0;
+    this.playing = false;
+    this.selected = null;
+    this.note = "";
+    this.waiting = false;
+    this.action = null;
+    this.cells = [];
+    this.canvas.replaceChildren();
+    this.update();
+  }
+
+  // ---- time -------------------------------------------------------------------------------------------------------
+
+  rate() { return this.speed * Math.max(STEPS_PER_SECOND, this.trace.total / LONGEST_SHOW_S); }
+
+  advance() {
+    clearTimeout(this.timer);
+    if (!this.playing) return;
+    if (this.shown >= this.trace.last) {
+      if (this.trace.finished) this.pause();
+      return; // a live one goes on with its next event
+    }
+    const wait = Math.max(0, this.shownAt + 1000 / this.rate() - performance.now());
+    this.timer = setTimeout(() => { this.show(this.shown + 1); this.advance(); }, wait);
+  }
+
+  play() {
+    if (this.shown >= this.trace.last && this.trace.finished) this.show(0);
+    this.playing = true;
+    this.shownAt = performance.now();
+    this.advance();
+    this.update();
+  }
+
+  pause() {
+    this.playing = false;
+    clearTimeout(this.timer);
+    this.update();
+  }
+
+  /** By hand: stops the show and goes to a step. */
+  seek(step) {
+    this.playing = false;
+    clearTimeout(this.timer);
+    this.show(Math.min(Math.max(0, step), this.trace.last));
+  }
+
+  show(step) {
+    this.shown = step;
+    this.shownAt = performance.now();
+    this.update();
+  }
+
+  // ---- building ---------------------------------------------------------------------------------------------------
+
+  build(element) {
+    this.status = el("p", { class: "ds-status" });
+    this.verdict = el("span", { class: "ds-verdict bgpo-chip" });
+    this.canvas = el("div", { class: "ds-canvas", role: "list", "aria-label": "Tokens" });
+    this.empty = el("p", { class: "ds-empty" });
+    this.readout = el("p", { class: "ds-readout" });
+    this.announcer = el("p", { class: "bgpo-sr", "aria-live": "polite" });
+    this.strip = new Strip((step) => this.seek(step));
+    this.root = el("section", { class: "ds-stage", tabindex: "0", role: "group", on: { keydown: (e) => this.key(e) },
+      "aria-label": "Denoising. Left and right step through it, space plays, up and down choose a token." },
+    el("header", { class: "ds-head" }, this.status, this.verdict),
+    el("div", { class: "ds-board" }, this.empty, this.canvas),
+    el("div", { class: "ds-under" }, this.readout, this.buildColours()), this.strip.element,
+    this.buildControls(), this.buildText(), this.announcer);
+    element.append(this.root);
+  }
+
+  buildColours() {
+    this.colourButtons = [["confidence", "Confidence"], ["order", "Order"]].map(([name, label]) => el("button", {
+      type: "button", "data-name": name, on: { click: () => { this.colour = name; this.update(); } },
+    }, label));
+    this.legend = el("span", { class: "ds-legend" },
+      this.legendLow = el("span"), ...[0, 0.25, 0.5, 0.75, 1].map((x) => el("i", { style: `--x:${x * 100}%` })),
+      this.legendHigh = el("span"));
+    return el("div", { class: "ds-colours" }, this.legend,
+      el("div", { class: "ds-segments", role: "group", "aria-label": "Colour tokens by" }, ...this.colourButtons));
+  }
+
+  buildControls() {
+    const button = (name, label, action) => el("button", {
+      type: "button", class: `ds-button ds-${name}`, title: label, "aria-label": label, on: { click: action },
+    }, el("i", { "aria-hidden": "true" }));
+    this.playButton = button("play", "Play", () => (this.playing ? this.pause() : this.play()));
+    this.position = el("span", { class: "ds-position" });
+    this.speedSelect = el("select", { "aria-label": "Speed", on: { change: () => this.setSpeed(+this.speedSelect.value) } },
+      ...SPEEDS.map((speed) => el("option", { value: speed, selected: speed === 1 }, `${speed}x`)));
+    this.controls = el("div", { class: "ds-controls" },
+      button("first", "First step", () => this.seek(0)), button("back", "One step back", () => this.seek(this.shown - 1)),
+      this.playButton, button("next", "One step on", () => this.seek(this.shown + 1)),
+      button("last", "Last step", () => this.seek(this.trace.last)), this.position,
+      el("label", { class: "ds-speed" }, el("span", {}, "Speed"), this.speedSelect));
+    return this.controls;
+  }
+
+  buildText() {
+    this.textList = el("ol", { class: "ds-text-list" });
+    this.textBlock = el("details", { class: "ds-text", on: { toggle: () => this.writeText() } },
+      el("summary", {}, "As text"), this.textList);
+    return this.textBlock;
+  }
+
+  setSpeed(speed) {
+    this.speed = speed;
+    this.advance();
+    this.update();
+  }
+
+  /** Chips for the prompt and every position, once per generation: nothing moves afterwards. */
+  layout() {
+    const { start } = this.trace;
+    if (!start) return;
+    const prompt = (start.prompt_tokens ?? []).map((token) => el("span", { class: "ds-prompt" }, visible(token)));
+    this.cells = Array.from({ length: start.length }, (_, position) => this.chip(position));
+    const blocks = start.block_length && start.block_length < start.length ? start.block_length : 0;
+    if (blocks) this.cells.forEach((cell, i) => cell.root.classList.toggle("ds-block", i > 0 && i % blocks === 0));
+    this.fold = el("span", { class: "ds-fold" });
+    const widest = Math.max(...[...(start.prompt_tokens ?? []), ...this.tokens()].map((t) => visible(t).length), 1);
+    this.canvas.style.setProperty("--ds-ch", Math.min(Math.max(widest, start.length > 64 ? 2 : 3), 9));
+    this.canvas.classList.toggle("ds-small", start.length > 32);
+    this.canvas.replaceChildren(
+      el("div", { class: "ds-row ds-row-prompt", role: "listitem", "aria-label": `Prompt: ${start.prompt ?? ""}` }, ...prompt),
+      el("div", { class: "ds-row" }, ...this.cells.map((cell) => cell.root), this.fold));
+    this.strip.layout(this.trace);
+  }
+
+  tokens() { return [...this.trace.history.values()].flat().map((commit) => commit.token); }
+
+  chip(position) {
+    const cell = { token: el("b"), caption: el("small") };
+    cell.root = el("span", { class: "ds-chip", role: "listitem", on: {
+      pointerenter: () => { this.hovered = position; this.updateReadout(); },
+      pointerleave: () => { this.hovered = null; this.updateReadout(); },
+      click: () => { this.selected = this.selected === position ? null : position; this.update(); },
+    } }, cell.token, cell.caption);
+    return cell;
+  }
+
+  // ---- drawing ----------------------------------------------------------------------------------------------------
+
+  update() {
+    const { trace } = this;
+    const ready = trace.start !== null;
+    this.root.classList.toggle("ds-ready", ready);
+    this.root.classList.toggle("ds-busy", this.waiting);
+    if (!ready) this.drawEmpty();
+    setText(this.status, this.statusWords());
+    if (ready) this.drawCells(trace.canvas(this.shown));
+    this.drawVerdict();
+    this.drawControls();
+    this.updateReadout();
+    this.strip.draw(trace, this.shown);
+    if (this.textBlock.open) this.writeText();
+    this.announce();
+  }
+
+  drawEmpty() {
+    this.empty.replaceChildren(this.note || this.options.empty || "Nothing to show yet.");
+    if (this.action) {
+      const { label, area } = this.action;
+      this.empty.append(el("button", { type: "button", class: "bgpo-button primary ds-action",
+        on: { click: () => window.bgpo?.openArea(area) } }, label));
+    }
+  }
+
+  drawCells(cells) {
+    const tail = this.trace.tail(cells);
+    const spread = Math.max(1, this.trace.total - 1);
+    cells.forEach((cell, position) => {
+      const { root, token, caption } = this.cells[position];
+      const filled = cell.token !== undefined;
+      const share = this.colour === "order" ? (cell.step - 1) / spread : cell.confidence ?? 0.5;
+      setText(token, filled ? visible(cell.token) : cell.ghost === undefined ? "" : visible(cell.ghost));
+      setText(caption, this.caption(cell));
+      token.style.opacity = filled ? "" : Math.max(cell.probability ?? 0, 0.05);
+      root.style.setProperty("--x", filled ? `${Math.round(share * 100)}%` : "0%");
+      root.className = ["ds-chip", filled ? "ds-filled" : "ds-mask", root.classList.contains("ds-block") ? "ds-block" : "",
+        filled && cell.step === this.shown ? "ds-new" : "", (cell.token ?? cell.ghost) === END_TOKEN ? "ds-end" : "",
+        this.selected === position ? "ds-selected" : "", position >= cells.length - tail ? "ds-folded" : ""].join(" ");
+      root.setAttribute("aria-label", this.cellWords(cell, position));
+    });
+    setText(this.fold, tail ? `end \u00d7 ${tail}` : "");
+  }
+
+  caption(cell) {
+    if (cell.token === undefined) return cell.ghost === undefined ? "" : percent(cell.probability);
+    return this.colour === "order" ? `step ${cell.step}` : cell.confidence === null ? "" : percent(cell.confidence);
+  }
+
+  cellWords(cell, position) {
+    const place = `Position ${position + 1}`;
+    if (cell.token !== undefined) {
+      return `${place}: ${visible(cell.token)}, filled at step ${cell.step}`
+        + (cell.confidence === null ? "" : `, confidence ${percent(cell.confidence)}`);
+    }
+    if (cell.ghost === undefined) return `${place}: masked`;
+    return `${place}: masked, would write ${visible(cell.ghost)} with probability ${percent(cell.probability)}`;
+  }
+
+  updateReadout() {
+    const position = this.hovered ?? this.selected;
+    const cell = this.trace.start && position !== null && position !== undefined
+      ? this.trace.canvas(this.shown)[position] : null;
+    const final = cell && this.trace.history.get(position)?.at(-1);
+    this.readout.replaceChildren(cell ? this.cellWords(cell, position) : this.trace.start
+      ? "Point at a token, or choose one with the up and down keys." : "");
+    if (cell && final && final.step !== this.shown && this.selected === position) {
+      this.readout.append(" ", el("button", { type: "button", class: "ds-jump", on: { click: () => {
+        this.seek(final.step);
+        this.root.focus(); // the button is gone by now, and keys should go on working
+      } } }, `Go to step ${final.step}`));
+    }
+  }
+
+  statusWords() {
+    const { start, end, last, total, seconds } = this.trace;
+    if (!start) return "";
+    if (end?.kind === "error") return end.message;
+    const shown = `shown at ${Number(this.rate().toFixed(1))} steps/s`;
+    if (!end) return `Generating: ${last} of ${plural(total, "step")} made, ${shown}`;
+    if (end.kind === "stopped") return `Stopped after ${last} of ${plural(start.steps, "step")}`;
+    const took = end.seconds ?? seconds[last];
+    if (took === null || took === undefined) return `Recorded answer, ${plural(total, "step")}, ${shown}`;
+    const passes = end.nfe ? `, ${plural(end.nfe, "forward pass", "forward passes")}` : "";
+    return `Generated in ${duration(took)}${passes}, ${shown}`;
+  }
+
+  // only at the last step: a verdict beside a half-filled canvas would give the ending away
+  drawVerdict() {
+    const { end, last } = this.trace;
+    const verdict = end?.verdict;
+    this.verdict.hidden = !end || end.kind === "error" || this.shown < last || (!verdict && !this.options.live);
+    if (this.verdict.hidden) return;
+    const good = verdict && verdict.reward >= 0.999;
+    this.verdict.className = `ds-verdict bgpo-chip ${verdict ? (good ? "good" : "bad") : ""}`;
+    setText(this.verdict, verdict ? `Reward ${Number(verdict.reward.toFixed(2))}: ${verdict.reason}`
+      : end.kind === "stopped" ? "Not judged: stopped" : "Not judged: the prompt is no problem of the task");
+  }
+
+  drawControls() {
+    const { trace } = this;
+    for (const control of this.controls.querySelectorAll("button, select")) control.disabled = !trace.start;
+    setText(this.position, trace.start ? `Step ${this.shown} of ${trace.total}` : "");
+    this.playButton.classList.toggle("ds-playing", this.playing);
+    this.playButton.setAttribute("aria-label", this.playing ? "Pause" : "Play");
+    this.playButton.title = this.playing ? "Pause (space)" : "Play (space)";
+    for (const button of this.colourButtons) button.setAttribute("aria-pressed", button.dataset.name === this.colour);
+    this.root.dataset.colour = this.colour;
+    setText(this.legendLow, this.colour === "order" ? "first" : "unsure");
+    setText(this.legendHigh, this.colour === "order" ? "last" : "sure");
+  }
+
+  writeText() {
+    const steps = Array.from({ length: this.trace.last + 1 }, (_, step) => step);
+    this.textList.replaceChildren(...steps.map((step) => el("li", { "aria-current": step === this.shown ? "step" : null },
+      el("span", {}, `Step ${step}`), el("code", {}, this.trace.text(step)))));
+  }
+
+  // one sentence at the end: a reader that speaks every step would never catch up
+  announce() {
+    const { end, last } = this.trace;
+    const done = end && this.shown >= last && !this.playing;
+    setText(this.announcer, done ? [this.statusWords(), end.text ? `Answer: ${end.text}` : "",
+      this.verdict.hidden ? "" : this.verdict.textContent].filter(Boolean).join(". ") : "");
+  }
+
+  // ---- keys -------------------------------------------------------------------------------------------------------
+
+  key(event) {
+    const inControl = event.target.closest("button, select, input, summary");
+    if (!this.trace.start || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (inControl && (event.key === " " || event.target.matches("select, input"))) return;
+    const choose = (by) => {
+      const length = this.trace.length;
+      this.selected = this.selected === null ? (by > 0 ? 0 : length - 1) : (this.selected + by + length) % length;
+      this.update();
+    };
+    const actions = {
+      ArrowLeft: () => this.seek(this.shown - 1), ArrowRight: () => this.seek(this.shown + 1),
+      Home: () => this.seek(0), End: () => this.seek(this.trace.last), " ": () => (this.playing ? this.pause() : this.play()),
+      ArrowDown: () => choose(1), ArrowUp: () => choose(-1), Escape: () => { this.selected = null; this.update(); },
+    };
+    if (!actions[event.key]) return;
+    event.preventDefault();
+    actions[event.key]();
+  }
+}
+
+/**
+ * In a page that generates: `props.value` is {generation, label, events}, events growing as they are made. Whatever
+ * arrives is pushed once, however many updates it came in; finished answers are kept in a list below the stage.
+ */
+export function mount(element, props, watch) {
+  const stage = new Stage(element, { live: true, empty: props.empty });
+  const answers = new AnswerHistory(element, (events) => stage.load(events, { play: true }));
+  let generation = null;
+  let seen = 0;
+  const take = () => {
+    const value = props.value;
+    if (!value?.events) return;
+    if (value.generation !== generation) { generation = value.generation; seen = 0; }
+    const fresh = value.events.slice(seen);
+    seen += fresh.length;
+    for (const event of fresh) stage.push(event);
+    if (fresh.some((event) => ["end", "stopped"].includes(event.kind))) answers.add(value);
+  };
+  take();
+  watch("value", take);
+}

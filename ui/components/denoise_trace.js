@@ -1,0 +1,121 @@
+// What a sampler reported, step by step, and the canvas at any step of it. No DOM here.
+
+/** The end-of-text token, as events spell it. */
+export const END_TOKEN = "<eos>";
+
+/** Events of one completion, in the order they were made: "start", "step" (many), then "end", "stopped" or "error". */
+export class Trace {
+  constructor() {
+    this.start = null;
+    this.end = null;
+    this.commits = [[]];    // per step: [[position, token, confidence], ...]
+    this.ghosts = [[]];     // per step: the current guess of every position still masked, same shape
+    this.seconds = [null];    // per step: seconds since the first one began, or null in a stored trace
+    this.history = new Map(); // position -> [{step, token, confidence}, ...] in order
+  }
+
+  add(event) {
+    if (event.kind === "start") this.start = event;
+    else if (event.kind === "step") this.addStep(event);
+    else if (["end", "stopped", "error"].includes(event.kind)) this.end = event;
+  }
+
+  addStep(event) {
+    const step = event.step;
+    this.commits[step] = event.commits ?? [];
+    this.ghosts[step] = event.ghosts ?? [];
+    this.seconds[step] = event.seconds ?? null;
+    for (const [position, token, confidence] of this.commits[step]) {
+      if (!this.history.has(position)) this.history.set(position, []);
+      this.history.get(position).push({ step, token, confidence: confidence ?? null });
+    }
+  }
+
+  /** Steps received so far. */
+  get last() { return Math.max(0, this.commits.length - 1); }
+
+  /** Steps there will be, as far as known. */
+  get total() { return this.end && this.end.kind !== "stopped" ? this.last : Math.max(this.start?.steps ?? 0, this.last); }
+
+  get length() { return this.start?.length ?? 0; }
+
+  get finished() { return this.end !== null; }
+
+  /** One cell per position after `step` steps: {token, confidence, step} when filled, {ghost, probability} or {} when not. */
+  canvas(step) {
+    const cells = Array.from({ length: this.length }, () => ({}));
+    for (const [position, token, probability] of this.ghosts[step] ?? []) {
+      if (cells[position]) cells[position] = { ghost: token, probability };
+    }
+    for (const [position, commits] of this.history) {
+      const shown = commits.findLast((commit) => commit.step <= step);
+      if (shown && cells[position]) cells[position] = shown;
+    }
+    return cells;
+  }
+
+  /** Positions still masked after `step` steps. */
+  masksLeft(step) { return this.canvas(step).filter((cell) => cell.token === undefined).length; }
+
+  /** How many end-of-text tokens close the canvas; 0 unless there are at least two to fold. */
+  tail(cells) {
+    let count = 0;
+    while (count < cells.length && cells[cells.length - 1 - count].token === END_TOKEN) count += 1;
+    return count >= 2 ? count : 0;
+  }
+
+  /** The canvas after `step` steps in one line of text, for people who do not see it. */
+  text(step) {
+    const cells = this.canvas(step);
+    const tail = this.tail(cells);
+    const body = cells.slice(0, cells.length - tail).map((cell) => (cell.token === undefined ? "_" : visible(cell.token)));
+    return body.join(" ") + (tail ? ` end x ${tail}` : "");
+  }
+}
+
+/**
+ * Events for a completion stored with its trace.
+ * stored: {prompt, length?, trace: [[step, position, token, confidence], ...], completion?, reward?, reason?, promptTokens?}
+ */
+export function eventsOfStored(stored) {
+  const rows = stored.trace ?? [];
+  const steps = rows.reduce((most, [step]) => Math.max(most, step), 0);
+  const first = rows.some(([step]) => step === 0) ? 1 : 0; // a trace that counts from 0 is moved to 1
+  const length = stored.length ?? rows.reduce((most, row) => Math.max(most, row[1] + 1), 0);
+  const prompt_tokens = stored.promptTokens ?? [...(stored.prompt ?? "")];
+  const events = [{ kind: "start", prompt: stored.prompt, prompt_tokens, length, steps: steps + first }];
+  for (let step = 1; step <= steps + first; step += 1) {
+    const commits = rows.filter((row) => row[0] + first === step).map(([, position, token, p]) => [position, token, p]);
+    events.push({ kind: "step", step, commits, ghosts: [] });
+  }
+  const verdict = stored.reward === undefined || stored.reward === null
+    ? null : { reward: stored.reward, reason: stored.reason ?? "" };
+  events.push({ kind: "end", text: stored.completion ?? null, verdict });
+  return events;
+}
+
+/** A token as it can be seen: blanks and line ends get a sign, the end of text its name. */
+export function visible(token) {
+  if (token === END_TOKEN) return "end";
+  return token.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce").replaceAll("\t", "\u21e5") || "\u2205";
+}
+
+/** "4 ms", "1.3 s", "2 min 5 s". */
+export function duration(seconds) {
+  if (seconds < 0.9995) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}
+
+/** "1 pass", "3 passes". */
+export function plural(count, one, many = `${one}s`) {
+  return `${count} ${count === 1 ? one : many}`;
+}
+
+/** 0.973 -> "97 %"; never "100 %" or "0 %" for what only rounds to it. */
+export function percent(share) {
+  if (share === null || share === undefined || Number.isNaN(share)) return "unknown";
+  if (share > 0.995 && share < 1) return "> 99 %";
+  if (share < 0.005 && share > 0) return "< 1 %";
+  return `${Math.round(share * 100)} %`;
+}

@@ -1,0 +1,29 @@
+// Name, connection and the light/dark switch, on the line of the areas.
+
+import { el, setText, styles } from "/assets/dom.js";
+import { live } from "/assets/live.js";
+import { setTheme } from "/assets/shell.js";
+
+export function mount(element) {
+  styles("header");
+  const state = el("span", { class: "state", role: "status" });
+  const toggle = el("button", { type: "button", class: "toggle", on: { click: () => {
+    setTheme(document.body.classList.contains("dark") ? "light" : "dark");
+  } } });
+  element.append(
+    el("a", { class: "brand", href: "?" }, el("i", { "aria-hidden": "true" }, el("b"), el("b"), el("b"), el("b")), "BGPO Studio"),
+    el("div", { class: "right" }, state, toggle),
+  );
+  const draw = () => {
+    const active = live.list().filter((run) => run.status === "running").length;
+    const waiting = live.list().filter((run) => run.status === "queued").length;
+    const words = [active ? `${active} running` : "", waiting ? `${waiting} queued` : ""].filter(Boolean).join(", ");
+    setText(state, live.connected ? words : "No connection, trying again");
+    state.className = `state ${live.connected ? (active ? "active" : "") : "lost"}`;
+    const dark = document.body.classList.contains("dark");
+    setText(toggle, dark ? "Light" : "Dark");
+    toggle.setAttribute("aria-label", dark ? "Switch to the light theme" : "Switch to the dark theme");
+  };
+  live.watch(element, ["runs", "connection", "theme"], draw);
+  draw();
+}

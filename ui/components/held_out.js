@@ -1,0 +1,118 @@
+// A few held-out problems, one row each; one column per evaluation. What the model wrote stands in the cell, so that the
+// careless answer can be seen turning into the right one. A click plays how that answer was denoised.
+
+import { el, get, setText, styles } from "/assets/dom.js";
+import { live } from "/assets/live.js";
+import { Stage } from "/assets/denoise_stage.js";
+import { eventsOfStored } from "/assets/denoise_trace.js";
+
+const EVALUATION = "reward/heldout_greedy";
+
+export function mount(element) {
+  styles("held_out");
+  new HeldOut(element);
+}
+
+class HeldOut {
+  constructor(element) {
+    this.element = element;
+    this.note = el("p", { class: "note" });
+    this.who = el("span", { class: "bgpo-soft" });
+    this.matrix = el("div", { class: "scroll" });
+    this.stageBox = el("div", { class: "stage" });
+    this.verdict = el("p", { class: "verdict", role: "status" });
+    this.detail = el("div", { class: "detail", hidden: true }, this.verdict, this.stageBox);
+    element.append(el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Held-out samples" }), this.who), this.note, this.matrix, this.detail));
+    this.clear(null);
+    live.watch(element, ["points", "selection", "runs"], () => this.follow());
+    new ResizeObserver(() => this.follow()).observe(element);
+    this.follow();
+  }
+
+  clear(run) {
+    this.run = run;
+    this.rows = new Map(); // index -> {prompt, expected, cells: Map(step -> completion)}
+    this.steps = [];
+    this.last = -1;
+    this.detail.hidden = true;
+    this.matrix.replaceChildren(el("div", { class: "empty", text: "The first samples come with the first held-out check, right after the warm start." }));
+    setText(this.note, "");
+  }
+
+  async follow() {
+    const run = live.focus();
+    if (!run || this.busy || !this.element.offsetParent) return;
+    if (this.run !== run.id) { this.clear(run.id); this.about(run.id); }
+    setText(this.who, live.chosen().length > 1 ? run.name : "");
+    const points = live.series(run.id, EVALUATION);
+    const newest = points?.step.length ? points.step[points.step.length - 1] : -1;
+    if (newest <= this.last) return;
+    this.busy = true;
+    try {
+      const found = await get(`/api/runs/${run.id}/completions?after_step=${this.last}`);
+      if (this.run === run.id && found.length) this.take(found);
+      if (this.run === run.id) this.last = Math.max(newest, this.last);
+    } catch {
+      // the next poll asks again
+    }
+    this.busy = false;
+  }
+
+  async about(id) {
+    try {
+      const facts = await get(`/api/runs/${id}`);
+      if (this.run !== id || !facts.careless) return;
+      const wrong = Math.round(100 * (1 - facts.correct_fraction));
+      setText(this.note, `The warm-start data is careless on purpose: ${wrong} % of it ${facts.careless}. Reinforcement learning puts that right.`);
+    } catch {
+      this.run = null;
+    }
+  }
+
+  take(found) {
+    for (const item of found) {
+      if (!this.rows.has(item.index)) this.rows.set(item.index, { prompt: item.prompt, expected: item.expected, cells: new Map() });
+      this.rows.get(item.index).cells.set(item.step, item);
+      if (!this.steps.includes(item.step)) this.steps.push(item.step);
+    }
+    this.steps.sort((a, b) => a - b);
+    this.draw();
+  }
+
+  draw() {
+    const atEnd = this.matrix.scrollWidth - this.matrix.scrollLeft - this.matrix.clientWidth < 30;
+    const focused = document.activeElement?.dataset?.cell;
+    const head = el("tr", {}, el("th", { scope: "col", class: "prompt", text: "Prompt" }), el("th", { scope: "col", text: "Expected" }),
+      ...this.steps.map((step) => el("th", { scope: "col", class: "step", text: step === 0 ? "warm start" : step })));
+    const body = [...this.rows.entries()].sort((a, b) => a[0] - b[0]).map(([index, row]) => el("tr", {},
+      el("th", { scope: "row", class: "prompt bgpo-mono", text: row.prompt }), el("td", { class: "expected bgpo-mono", text: row.expected }),
+      ...this.steps.map((step) => el("td", {}, row.cells.has(step) ? this.cell(index, step, row.cells.get(step)) : null))));
+    this.matrix.replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...body)));
+    if (atEnd) this.matrix.scrollLeft = this.matrix.scrollWidth;
+    if (focused) this.matrix.querySelector(`[data-cell="${focused}"]`)?.focus({ preventScroll: true });
+    this.mark();
+  }
+
+  cell(index, step, item) {
+    const verdict = item.reward >= 1 ? "right" : item.reward > 0 ? "partly" : "wrong";
+    return el("button", { type: "button", class: `cell bgpo-mono ${verdict}`, data: { cell: `${index}-${step}` }, title: item.reason,
+      "aria-label": `Step ${step}: ${item.completion || "nothing"}, ${verdict}. ${item.reason}. Play how it was denoised.`,
+      text: item.completion || "∅", on: { click: () => this.play(index, step) } });
+  }
+
+  mark() {
+    for (const cell of this.matrix.querySelectorAll(".cell")) cell.setAttribute("aria-pressed", String(cell.dataset.cell === this.playing && !this.detail.hidden));
+  }
+
+  play(index, step) {
+    const key = `${index}-${step}`;
+    if (this.playing === key && !this.detail.hidden) { this.detail.hidden = true; this.mark(); return; }
+    this.playing = key;
+    const item = this.rows.get(index).cells.get(step);
+    this.detail.hidden = false;
+    this.stage ??= new Stage(this.stageBox);
+    setText(this.verdict, `${step === 0 ? "After the warm start" : `At step ${step}`} the answer to ${item.prompt} was ${item.completion || "nothing"}.`);
+    this.stage.load(eventsOfStored(item), { play: true });
+    this.mark();
+  }
+}

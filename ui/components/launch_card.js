@@ -1,0 +1,64 @@
+// What Start will do, in words, beside the form; and the sentences at the form's fields.
+
+import { copyText, el, styles } from "/assets/dom.js";
+import { goTo, keepErrors, placeErrors } from "/assets/field_errors.js";
+
+export function mount(element, props, watch) {
+  styles("new_run");
+  styles("field_errors");
+  const card = el("section", { class: "lc", "aria-label": "What will happen", "aria-live": "polite" });
+  element.append(card);
+  const form = document.getElementById("new-run-form");
+  const draw = () => {
+    const value = props.value;
+    if (!value?.prefix) return;
+    placeErrors(value.prefix, value.problems, value.names);
+    card.replaceChildren(...parts(value, form).filter(Boolean));
+    document.getElementById("new-run-start")?.classList.toggle("lc-refused", Object.keys(value.problems).length > 0);
+  };
+  if (form) keepErrors("knob-", form);
+  draw();
+  watch("value", draw);
+}
+
+function parts(value, form) {
+  const problems = Object.entries(value.problems);
+  const notes = [...(value.refused ? [value.refused] : []), ...value.notes].map((note) => el("p", { class: "lc-note" }, note));
+  if (problems.length) return [problemList(value, problems, form), ...notes];
+  return [
+    el("p", { class: "lc-starts" }, value.starts),
+    ...notes,
+    el("ul", { class: "lc-plan" }, ...value.plan.map((line) => el("li", {}, line))),
+    el("h3", { class: "bgpo-eyebrow" }, `Changed from \u201c${value.preset}\u201d`),
+    value.changes.length
+      ? el("dl", { class: "lc-changes" }, ...value.changes.flatMap(([name, before, after]) => [
+        el("dt", {}, name), el("dd", {}, el("span", {}, before), el("i", { "aria-label": "to" }, "\u2192"), el("b", {}, after))]))
+      : el("p", { class: "lc-none" }, "Nothing: the preset as it is."),
+    ...command(value.command),
+  ];
+}
+
+function problemList(value, problems, form) {
+  const title = problems.length === 1 ? "One field needs another value" : `${problems.length} fields need other values`;
+  const unfold = (name) => () => {
+    const wanted = value.folds[name];
+    for (const button of form?.querySelectorAll("button.label-wrap") ?? []) {
+      if (wanted && button.textContent.includes(wanted) && !button.classList.contains("open")) button.click();
+    }
+  };
+  return el("div", { class: "lc-problems" }, el("p", { class: "lc-starts" }, title),
+    el("ul", {}, ...problems.map(([name, sentence]) => el("li", {},
+      el("button", { type: "button", on: { click: () => goTo(value.prefix, name, unfold(name)) } }, value.labels[name] ?? name),
+      el("span", {}, sentence)))));
+}
+
+function command(text) {
+  const code = el("code", {}, text);
+  const button = el("button", { type: "button", class: "bgpo-button small", on: { click: async () => {
+    const copied = await copyText(text, code);
+    button.textContent = copied ? "Copied" : "Selected: press Ctrl+C";
+    setTimeout(() => { button.textContent = "Copy"; }, 1800);
+  } } }, "Copy");
+  return [el("div", { class: "lc-command-head" }, el("h3", { class: "bgpo-eyebrow" }, "The same without a browser"), button),
+    el("pre", { class: "lc-command", tabindex: "0" }, code)];
+}

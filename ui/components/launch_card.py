@@ -1,0 +1,69 @@
+"""The card beside the New run form, and the preset cards above it. Their values are made here, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from bgpo.config import KNOBS, ConfigError, TrainConfig, differences
+from bgpo.jobs.command import command_line
+from bgpo.presets import PRESETS
+from bgpo.tasks.registry import TASKS
+from ui import config_form
+from ui.components.module import module
+from ui.run_words import value_words
+
+
+def preset_cards(chosen: str) -> gr.HTML:
+    """Cards of all presets; a press triggers `click` with {"preset": name}."""
+    return module("preset_cards", preset_choice(chosen))
+
+
+def launch_card() -> gr.HTML:
+    return module("launch_card")
+
+
+def preset_choice(chosen: str) -> dict[str, Any]:
+    def card(name: str) -> dict[str, str]:
+        task = TASKS[PRESETS[name].config().task]
+        problem = task.problem_from(task.placeholder)
+        example = f"{problem.prompt} \u2192 {problem.expected}"
+        return {"name": name, "title": PRESETS[name].title, "summary": PRESETS[name].summary, "example": example}
+
+    return {"presets": [card(name) for name in PRESETS], "chosen": chosen}
+
+
+def review(
+    values: Mapping[str, Any], preset: str, database_url: str, statuses: Sequence[str],
+    notes: Sequence[str] = (), refused: str = "", slots: int = 1,
+) -> dict[str, Any]:
+    """The card's value for a filled-in form: its problems, or what Start will do.
+
+    Args:
+        statuses: of all runs, for the queue.
+        notes: sentences on what an address asked for in vain.
+        refused: why the last press of Start came to nothing.
+    """
+    shown: dict[str, Any] = {
+        "prefix": config_form.FIELD, "names": list(KNOBS), "problems": {}, "notes": list(notes), "refused": refused,
+        "labels": {name: config_form.label(knob) for name, knob in KNOBS.items()},
+        "folds": {name: config_form.fold_title(knob.group) for name, knob in KNOBS.items() if knob.rare},
+    }
+    try:
+        config = config_form.read(values)
+    except ConfigError as error:
+        return shown | {"problems": error.problems}
+    return shown | _plan(config, preset, database_url, list(statuses), slots)
+
+
+def _plan(config: TrainConfig, preset: str, database_url: str, statuses: list[str], slots: int) -> dict[str, Any]:
+    changed = differences(PRESETS[preset].config(), config)
+    return {
+        "starts": config_form.start_words(statuses, slots),
+        "plan": config_form.plan_words(config),
+        "preset": PRESETS[preset].title,
+        "changes": [[name, value_words(before), value_words(after)] for name, (before, after) in changed.items()],
+        "command": command_line(config, database_url),
+    }

@@ -1,0 +1,200 @@
+// The one store of a page: runs, their points, what is selected. One poll fills it for every component.
+//
+// Events: "runs" (rows changed), "points" (ids with new points), "selection", "hidden", "axis", "theme", "connection".
+
+import { get } from "/assets/dom.js";
+
+const BUSY = new Set(["queued", "launching", "running"]);
+const FAST_MS = 1000;
+const IDLE_MS = 5000;
+
+class Live extends EventTarget {
+  constructor() {
+    super();
+    this.runs = new Map();
+    this.points = new Map();
+    this.cursors = new Map();
+    this.colours = new Map();
+    this.hiddenRuns = new Set(); // compared, but not drawn for now
+    this.token = "";
+    this.loaded = false;
+    this.connected = true;
+    this.clock = 0; // server time minus ours, in seconds
+    const query = new URLSearchParams(location.search);
+    this.selected = (query.get("run") || "").split(",").map(Number).filter((id) => Number.isInteger(id) && id > 0);
+    this.axis = query.get("x") === "time" ? "time" : "step";
+    this.timer = null;
+    this.failures = 0;
+    this.polling = false;
+  }
+
+  start() {
+    if (this.started) return;
+    this.started = true;
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.poll(); });
+    new MutationObserver(() => this.emit("theme")).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    this.poll();
+  }
+
+  emit(type, detail = null) { this.dispatchEvent(new CustomEvent(type, { detail })); }
+
+  // Subscribes while `element` is on the page; Gradio may remove components at any time.
+  watch(element, types, handler) {
+    const call = (event) => {
+      if (element.isConnected) handler(event);
+      else for (const type of types) this.removeEventListener(type, call);
+    };
+    for (const type of types) this.addEventListener(type, call);
+  }
+
+  now() { return Date.now() / 1000 + this.clock; }
+  run(id) { return this.runs.get(id); }
+  list() { return [...this.runs.values()].sort((a, b) => b.id - a.id); }
+  chosen() { return this.selected.map((id) => this.runs.get(id)).filter(Boolean); }
+  focus() { return this.chosen()[0] || null; }
+  series(id, metric) { return this.points.get(id)?.[metric] || null; }
+  busy() { return [...this.runs.values()].some((run) => BUSY.has(run.status)); }
+
+  // A run keeps its colour; only runs that would share one on the same chart move on to the next free one.
+  colour(id) {
+    const taken = new Set(this.selected.filter((other) => other !== id).map((other) => this.colours.get(other)));
+    if (!this.colours.has(id) || (this.selected.includes(id) && taken.has(this.colours.get(id)))) {
+      let index = (id - 1) % 8;
+      for (let tries = 0; taken.has(index) && tries < 8; tries += 1) index = (index + 1) % 8;
+      this.colours.set(id, index);
+    }
+    return this.colours.get(id);
+  }
+
+  select(ids) {
+    this.selected = [...new Set(ids)];
+    if (this.selected.length < 2) this.hiddenRuns.clear();
+    for (const id of [...this.points.keys()]) {
+      if (!this.selected.includes(id)) { this.points.delete(id); this.cursors.delete(id); }
+    }
+    writeUrl({ run: this.selected.join(",") });
+    this.emit("selection");
+    this.poll();
+  }
+
+  toggle(id) {
+    const others = this.selected.filter((other) => other !== id);
+    this.select(others.length === this.selected.length ? [...others, id] : others.length ? others : [id]);
+  }
+
+  hide(id) {
+    if (!this.hiddenRuns.delete(id)) this.hiddenRuns.add(id);
+    this.emit("hidden");
+  }
+
+  setAxis(axis) {
+    this.axis = axis;
+    writeUrl({ x: axis === "step" ? "" : axis });
+    this.emit("axis");
+  }
+
+  async poll() {
+    if (this.polling) { this.again = true; return; }
+    this.polling = true;
+    clearTimeout(this.timer);
+    try {
+      if (!document.hidden || !this.loaded) await this.fetch();
+      this.failures = 0;
+      this.setConnected(true);
+    } catch {
+      this.failures += 1;
+      this.setConnected(false);
+    }
+    this.polling = false;
+    const wait = this.failures ? Math.min(1000 * 2 ** this.failures, 15000) : this.busy() ? FAST_MS : IDLE_MS;
+    this.timer = setTimeout(() => this.poll(), this.again ? 0 : wait);
+    this.again = false;
+  }
+
+  async fetch() {
+    const wanted = this.selected.map((id) => `${id}:${this.cursors.get(id) ?? 0}`).join(",");
+    const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}`);
+    this.clock = answer.now - Date.now() / 1000;
+    this.token = answer.seen;
+    this.takeRuns(answer);
+    const changed = this.takePoints(answer);
+    if (changed.length) this.emit("points", changed);
+    if (answer.more) this.again = true;
+  }
+
+  takeRuns(answer) {
+    const first = !this.loaded;
+    if (answer.all) this.runs.clear();
+    for (const run of answer.runs) this.runs.set(run.id, run);
+    for (const id of answer.gone) this.runs.delete(id);
+    this.loaded = true;
+    const known = this.selected.filter((id) => this.runs.has(id));
+    if (!known.length && this.runs.size) known.push(this.list()[0].id);
+    const moved = known.join() !== this.selected.join();
+    if (answer.all || answer.runs.length || answer.gone.length || first) this.emit("runs");
+    if (moved) this.select(known);
+    else if (first) this.emit("selection");
+  }
+
+  takePoints(answer) {
+    const changed = [];
+    for (const [key, part] of Object.entries(answer.points)) {
+      const id = Number(key);
+      if (!this.selected.includes(id)) continue;
+      if (part.restart || !this.points.has(id)) this.points.set(id, {});
+      const store = this.points.get(id);
+      for (const [metric, [steps, seconds, values, low, high]] of Object.entries(part.metrics)) {
+        store[metric] ??= { step: [], seconds: [], value: [], ...(low ? { low: [], high: [] } : {}) };
+        for (let i = 0; i < steps.length; i += 1) {
+          put(store[metric], { step: steps[i], seconds: seconds[i], value: values[i], low: (low || values)[i], high: (high || values)[i] });
+        }
+      }
+      this.cursors.set(id, part.cursor);
+      if (Object.keys(part.metrics).length) changed.push(id);
+    }
+    return changed;
+  }
+
+  setConnected(connected) {
+    if (connected === this.connected) return;
+    this.connected = connected;
+    this.emit("connection");
+  }
+}
+
+// Points come in order, except after a resume, which writes the same steps again. A long run also has `low` and `high`,
+// the extremes of its buckets.
+function put(series, point) {
+  const last = series.step.length - 1;
+  let place = last + 1;
+  if (last >= 0 && point.step <= series.step[last]) {
+    let low = 0, high = last;
+    while (low < high) { const middle = (low + high) >> 1; if (series.step[middle] < point.step) low = middle + 1; else high = middle; }
+    place = low;
+  }
+  const known = series.step[place] === point.step;
+  for (const name of Object.keys(series)) series[name].splice(place, known ? 1 : 0, point[name]);
+}
+
+export function writeUrl(changes) {
+  const query = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === "" || value === null) query.delete(name); else query.set(name, value);
+  }
+  const text = query.toString().replaceAll("%2C", ",");
+  history.replaceState(history.state, "", text ? `?${text}` : location.pathname);
+}
+
+export const live = new Live();
+
+// What other pages need of this one: open an area, open a run, follow a link without a reload.
+export function openArea(name) {
+  document.getElementById(`area-${name}-button`)?.click();
+}
+
+export function openRun(id) {
+  openArea("runs");
+  live.select([id]);
+}
+
+window.bgpo = { openRun, openArea, live };

@@ -1,0 +1,110 @@
+"""The New run page: presets on top, every knob below, and beside them what Start will do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import gradio as gr
+
+from bgpo.config import KNOBS, ConfigError
+from bgpo.jobs import control
+from bgpo.presets import PRESETS
+from storage.database import StorageError
+from storage.runs import list_runs
+from ui import config_form
+from ui.components.launch_card import launch_card, preset_cards, preset_choice, review
+from ui.services import Services
+from ui.tabs import on_open
+
+# Start answers with the run's id, or 0 when nothing was started; what filled the form leaves the address
+_FILLING = json.dumps(["preset", *KNOBS])
+_OPEN_RUN = f"""(id) => {{
+  if (!id) return;
+  const query = new URLSearchParams(location.search);
+  for (const name of {_FILLING}) query.delete(name);
+  history.replaceState(history.state, "", query.size ? `?${{query}}` : location.pathname);
+  window.bgpo.openRun(id);
+}}"""
+
+
+class NewRunPage:
+    """The page's controls and the three things that can happen on it: an edit, a preset, Start."""
+
+    def __init__(self, services: Services):
+        self.services = services
+        first = next(iter(PRESETS))
+        self.preset = gr.State(first)
+        self.address = gr.State("")  # the address that filled the form last, so that coming back keeps edits
+        self.cards = preset_cards(first)
+        with gr.Row(elem_id="new-run-body"):
+            with gr.Column(elem_id="new-run-form", elem_classes="bgpo-form", scale=5, min_width=0):
+                self.controls = config_form.build()
+            with gr.Column(elem_id="new-run-side", scale=3, min_width=0):
+                self.name = gr.Textbox(
+                    label="Name", placeholder="Left empty, the run is named after its knobs", max_lines=1,
+                    max_length=control.NAME_LIMIT, elem_id="new-run-name",
+                )
+                self.start = gr.Button("Start", variant="primary", elem_id="new-run-start")
+                self.card = launch_card()
+        self.started = gr.Number(0, visible=False)
+        self._connect()
+
+    def _connect(self) -> None:
+        everything = {self.preset, self.name, *self.controls.values()}
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        gr.on(config_form.edits(self.controls.values()), self.edited, everything, self.card, queue=False,
+              trigger_mode="always_last", **quiet)
+        controls = list(self.controls.values())
+        filled = [self.preset, self.cards, self.card, *controls]
+        self.cards.click(self.preset_chosen, None, filled, **quiet)
+        on_open(self.opened, [self.address, *filled], inputs=[self.address, self.preset, *controls])
+        self.start.click(self.start_pressed, everything, [self.started, self.card], **quiet).then(
+            None, self.started, None, js=_OPEN_RUN,
+        )
+
+    def edited(self, given: dict[Any, Any]) -> dict[str, Any]:
+        return self._review(self._values(given), given[self.preset])
+
+    def preset_chosen(self, event: gr.EventData) -> list[Any]:
+        name = event.preset if getattr(event, "preset", None) in PRESETS else next(iter(PRESETS))
+        values = PRESETS[name].config().model_dump()
+        return [name, preset_choice(name), self._review(values, name), *self._shown(values)]
+
+    def opened(self, search: str, address: str, preset: str, *given: Any) -> list[Any]:
+        """The tab is opened: an address that asks for a preset or knobs fills the form, once."""
+        wanted = config_form.prefill(dict(parse_qsl(search.removeprefix("?"))[:100])) if search != address else None
+        if wanted is None:
+            unchanged = [gr.skip()] * len(KNOBS)
+            return [search, gr.skip(), gr.skip(), self._review(dict(zip(KNOBS, given)), preset), *unchanged]
+        card = self._review(wanted.values, wanted.preset, notes=wanted.ignored)
+        return [search, wanted.preset, preset_choice(wanted.preset), card, *self._shown(wanted.values)]
+
+    def start_pressed(self, given: dict[Any, Any]) -> tuple[int, dict[str, Any]]:
+        """Queues the run, or says why not; a form with a problem starts nothing."""
+        values, preset = self._values(given), given[self.preset]
+        try:
+            config = config_form.read(values)
+            run = control.submit(self.services.db, config, self.services.runs_folder, given[self.name])
+        except ConfigError:
+            return 0, self._review(values, preset)
+        except (control.ControlError, StorageError) as error:
+            return 0, self._review(values, preset, refused=str(error))
+        return run.id, self._review(values, preset)
+
+    def _values(self, given: Mapping[Any, Any]) -> dict[str, Any]:
+        return {name: given[component] for name, component in self.controls.items()}
+
+    def _shown(self, values: Mapping[str, Any]) -> list[Any]:
+        return [values[name] for name in self.controls]
+
+    def _review(self, values: Mapping[str, Any], preset: str, **more: Any) -> dict[str, Any]:
+        statuses = [run.status for run in list_runs(self.services.db)]
+        return review(values, preset, self.services.database_url, statuses, **more)
+
+
+def build(services: Services) -> None:
+    """Builds the page inside the current Blocks."""
+    NewRunPage(services)

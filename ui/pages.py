@@ -1,0 +1,23 @@
+"""The frame: one Blocks with the four areas. Each page builds its own part."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ui import chat_page, new_run_page, runs_page, system_page
+from ui.components.module import module
+from ui.services import Services
+
+
+def build(services: Services) -> gr.Blocks:
+    with gr.Blocks(title="BGPO Studio", analytics_enabled=False, fill_width=True) as blocks:
+        module("header", elem_id="bgpo-header")
+        with gr.Tabs(elem_id="bgpo-areas", overflow_behavior="wrap"):
+            for name, label, page in (
+                ("runs", "Runs", runs_page), ("new", "New run", new_run_page), ("chat", "Chat", chat_page),
+                ("system", "System", system_page),
+            ):
+                # the name is in the address (?tab=) and in the button's id, which `live.js` presses
+                with gr.Tab(label, id=name, elem_id=f"area-{name}"):
+                    page.build(services)
+    return blocks

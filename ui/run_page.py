@@ -1,0 +1,29 @@
+"""What is shown of the selected runs: header with the buttons, charts, held-out samples, config, log, checkpoints."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from ui.components.chart_board import chart_board
+from ui.components.checkpoint_list import checkpoint_list
+from ui.components.held_out import held_out
+from ui.components.log_tail import log_tail
+from ui.components.run_config import run_config
+from ui.components.run_header import run_header
+from ui.services import Services
+
+
+def build(services: Services) -> None:
+    """Builds the page inside the current Blocks."""
+    run_header()
+    with gr.Tabs(elem_id="bgpo-run-tabs", overflow_behavior="wrap"):
+        with gr.Tab("Curves", id="curves", elem_id="run-curves"):
+            chart_board(("reward", "warmup"), names_runs=True)
+            held_out()
+            chart_board(("bound", "gap", "memory", "spread", "groups", "time"))
+        with gr.Tab("Config", id="config", elem_id="run-config"):
+            run_config()
+        with gr.Tab("Log", id="log", elem_id="run-log"):
+            log_tail()
+        with gr.Tab("Checkpoints", id="checkpoints", elem_id="run-checkpoints"):
+            checkpoint_list()

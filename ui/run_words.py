@@ -1,0 +1,88 @@
+"""A run in words and in the few figures that a list shows. Pure functions over rows; torch-free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bgpo.config import KNOBS, ConfigError, TrainConfig, differences
+from bgpo.presets import PRESETS
+from storage.runs import Run
+
+STATUS_WORDS = {
+    "queued": "Queued", "launching": "Starting", "running": "Running",
+    "finished": "Finished", "stopped": "Stopped", "failed": "Failed",
+}
+PHASE_WORDS = {
+    "starting": "Starting", "warming_up": "Warming up", "training": "Training", "evaluating": "Evaluating",
+}
+_TONES = {"queued": "", "launching": "live", "running": "live", "finished": "good", "stopped": "warn", "failed": "bad"}
+
+
+def status_word(run: Run) -> str:
+    """What the chip says: the phase of a running run, else its status; a requested stop shows at once."""
+    if run.status == "running":
+        return "Stopping" if run.requested else PHASE_WORDS.get(run.phase or "starting", "Running")
+    return STATUS_WORDS.get(run.status, run.status)
+
+
+def tone(run: Run) -> str:
+    return _TONES.get(run.status, "")
+
+
+def eta_seconds(run: Run) -> float | None:
+    """Seconds left of the current phase, or None where there is nothing to count."""
+    if run.status != "running" or not run.phase_rate or run.phase_total <= 0:
+        return None
+    return max(0, run.phase_total - run.phase_done) / run.phase_rate
+
+
+def config_of(run: Run) -> TrainConfig | None:
+    """The run's config, or None when the row holds one that this version cannot read."""
+    try:
+        return TrainConfig.from_json(run.config_json)
+    except ConfigError:
+        return None
+
+
+def preset_config(config: TrainConfig) -> tuple[str, TrainConfig]:
+    """The preset of the config's task (title, config); the plain defaults where no preset has that task."""
+    for preset in PRESETS.values():
+        if preset.config().task == config.task:
+            return preset.title, preset.config()
+    return "the defaults", TrainConfig(task=config.task)
+
+
+def value_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def change_words(before: TrainConfig, after: TrainConfig) -> list[str]:
+    """`["mc_samples 4 → 16", ...]`: what was changed to get from one config to the other."""
+    return [
+        f"{name} {value_words(left)} → {value_words(right)}"
+        for name, (left, right) in differences(before, after).items()
+    ]
+
+
+def knob_rows(config: TrainConfig) -> list[dict[str, Any]]:
+    """Every knob with its value, its preset's value and whether the two differ, in the order of the form."""
+    _, preset = preset_config(config)
+    rows = []
+    for name, knob in KNOBS.items():
+        value, usual = getattr(config, name), getattr(preset, name)
+        rows.append({
+            "name": name, "label": knob.label, "group": knob.group, "help": knob.help, "unit": knob.unit,
+            "value": value_words(value), "usual": value_words(usual), "differs": value != usual,
+        })
+    return rows
+
+
+def differing_knobs(configs: dict[int, TrainConfig]) -> list[dict[str, Any]]:
+    """The knobs in which several runs differ: `[{"name", "help", "values": {run id: words}}]`."""
+    return [
+        {"name": name, "help": knob.help, "values": {str(i): value_words(getattr(c, name)) for i, c in configs.items()}}
+        for name, knob in KNOBS.items()
+        if len({getattr(config, name) for config in configs.values()}) > 1
+    ]

@@ -1,0 +1,174 @@
+"""The System page: where the data is, what there is to compute with, what runs now, and which versions do it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import psutil
+
+from bgpo.config import TrainConfig
+from bgpo.jobs.command import command_line, holds_password
+from storage.database import Database
+from storage.runs import LIVE, Run, list_runs
+from ui.components.module import module
+from ui.run_words import status_word
+from ui.services import Services
+from ui.tabs import on_open
+
+_PACKAGES = ("torch", "transformers", "gradio", "plotly", "sqlalchemy", "apscheduler", "alembic")
+_SMI_FIELDS = "name,memory.used,memory.total,utilization.gpu"
+_SMI_SECONDS = 5
+
+Rows = list[tuple[str, str]]
+
+
+def build(services: Services) -> None:
+    """Builds the page inside the current Blocks."""
+    page = module("system_facts")
+    again = gr.Button("Look again", size="sm", elem_id="system-again")
+    settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    on_open(lambda _: facts(services), [page])
+    again.click(lambda: facts(services), None, page, **settings)
+
+
+def facts(services: Services) -> dict[str, Any]:
+    """Everything that the page shows: sections of (label, value) rows, and snippets to copy."""
+    runs = list_runs(services.db)
+    return {
+        "sections": [
+            {"title": "Data", "rows": data_rows(services)},
+            {"title": "Machine", "rows": machine_rows()},
+            {"title": "Working now", "rows": worker_rows(runs, time.time())},
+            {"title": "Versions", "rows": version_rows(services.db)},
+        ],
+        "snippets": snippets(services),
+    }
+
+
+def data_rows(services: Services) -> Rows:
+    usage = shutil.disk_usage(services.data_dir)
+    rows = [("Data folder", str(services.data_dir))]
+    rows.append(("Database", services.db.name))
+    if services.db.path:
+        rows.append(("Database size", size_words(_size(services.db.path))))
+    return [*rows, ("Disk", f"{size_words(usage.free)} free of {size_words(usage.total)}")]
+
+
+def machine_rows() -> Rows:
+    memory = psutil.virtual_memory()
+    gpus = nvidia_gpus()
+    rows = [(f"GPU {index}", words) for index, words in enumerate(gpus)] or [("GPU", "none found; runs use the CPU")]
+    return [
+        *rows,
+        ("CPU", f"{usable_cores()} cores usable, {psutil.cpu_percent(interval=0.1):.0f} % busy"),
+        ("Memory", f"{size_words(memory.available)} free of {size_words(memory.total)}"),
+        ("System", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+    ]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; a container often has fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def nvidia_gpus() -> list[str]:
+    """One line per GPU from nvidia-smi; empty without one. Asked this way, torch need not be loaded."""
+    command = ["nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [gpu_words(line) for line in answer.stdout.splitlines() if line.count(",") == 3]
+
+
+def gpu_words(line: str) -> str:
+    """`"NVIDIA H200, 1024, 143771, 3"` (MiB, MiB, %) -> words."""
+    name, used, total, busy = (part.strip() for part in line.split(","))
+    try:
+        return f"{name}, {int(used) / 1024:.1f} of {int(total) / 1024:.0f} GiB used, {int(busy)} % busy"
+    except ValueError:
+        return name  # some boards report "[N/A]"
+
+
+def worker_rows(runs: list[Run], now: float) -> Rows:
+    working = [run for run in runs if run.status in LIVE]
+    queued = sum(run.status == "queued" for run in runs)
+    rows = [(f"Run {run.id}", _worker_words(run, now)) for run in working] or [("Runs", "nothing is running")]
+    return rows + ([("Queue", f"{queued} waiting")] if queued else [])
+
+
+def _worker_words(run: Run, now: float) -> str:
+    beat = f", last heard of {max(0, now - run.heartbeat_at):.0f} s ago" if run.heartbeat_at else ""
+    process = f", process {run.pid}, {_resident(run.pid)}" if run.pid else ""
+    return f"{run.name}: {status_word(run).lower()}, step {run.step} of {run.train_steps}{process}{beat}"
+
+
+def _resident(pid: int) -> str:
+    try:
+        return size_words(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return "gone"
+
+
+def version_rows(db: Database) -> Rows:
+    rows = [("Python", platform.python_version()), ("SQLite", sqlite_words(db))]
+    for name in _PACKAGES:
+        try:
+            rows.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            rows.append((name, "not installed"))
+    return rows
+
+
+def sqlite_words(db: Database) -> str:
+    """Version of the SQLite library in use, or the name of the other database."""
+    dialect = db.engine.dialect
+    if dialect.name != "sqlite":
+        return f"not used; this is {dialect.name}"
+    module_ = dialect.loaded_dbapi
+    return f"{module_.sqlite_version} ({module_.__name__.split('.')[0]})"
+
+
+def snippets(services: Services) -> list[dict[str, str]]:
+    url = services.database_url
+    shown = "sqlite:///runs.db" if holds_password(url) else url
+    return [
+        {"title": "Train without a browser", "text": command_line(TrainConfig(), url)},
+        {"title": "All flags", "text": "python -m bgpo.jobs.worker --help"},
+        {"title": "Runs as JSON", "text": "curl -s {origin}/api/live"},  # the page knows where it is
+        {"title": "Read a run in Python", "text": _PYTHON.format(url=shown)},
+    ]
+
+
+_PYTHON = """\
+from storage.database import open_database
+from storage.metrics import points_after
+from storage.runs import list_runs
+
+db = open_database({url!r})
+run = list_runs(db)[0]
+points, cursor = points_after(db, run.id, 0)
+print([(p.step, p.value) for p in points if p.metric == "reward/heldout_greedy"])"""
+
+
+def size_words(size: float) -> str:
+    """Bytes in the unit that a person would use: 1536 -> "1.5 kB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _size(file: Path) -> int:
+    """Bytes of a database with its write-ahead log."""
+    parts = (file.with_name(file.name + suffix) for suffix in ("", "-wal", "-shm"))
+    return sum(part.stat().st_size for part in parts if part.is_file())
