@@ -28,8 +28,9 @@ def measure(objective: str, mc_samples: int) -> dict[str, float]:
 
     from bgpo.algorithm.masking import draw_masks
     from bgpo.algorithm.objectives import OBJECTIVES as REGISTRY
+    from bgpo.algorithm.surrogate import Surrogate
     from bgpo.models.tiny import build_tiny
-    from bgpo.training.likelihood import Batch, accumulate
+    from bgpo.training.likelihood import Batch, Passes, accumulate
     from bgpo.training.machine import SavedBytes
 
     generator = torch.Generator().manual_seed(0)
@@ -38,15 +39,19 @@ def measure(objective: str, mc_samples: int) -> dict[str, float]:
     def batch(K: int, rows: int) -> Batch:
         ids = torch.randint(3, 50, (rows, P + L), generator=generator)
         advantage = torch.randn(rows, generator=generator)
-        return Batch(ids[:, :P], ids[:, P:], draw_masks(rows, K, L, generator), advantage, torch.zeros(rows))
+        return Batch(
+            ids[:, :P], ids[:, P:], draw_masks(rows, K, L, generator), advantage, torch.zeros(rows), torch.ones(rows),
+            torch.full((rows,), P), torch.zeros(rows, L),
+        )
 
+    surrogate, passes = Surrogate(REGISTRY[objective], {}), Passes(B * (P + L))
     # gradient buffers and lazily loaded kernels belong to both sides alike
-    accumulate(model, batch(1, 2), REGISTRY[objective], B, token_budget=B * (P + L))
+    accumulate(model, batch(1, 2), surrogate, B, passes)
     work = batch(mc_samples, B)
     before = _reset_peak_rss()
     saved = SavedBytes(model.model)
     with saved:
-        accumulate(model, work, REGISTRY[objective], B, token_budget=B * (P + L))
+        accumulate(model, work, surrogate, B, passes)
     return {"saved_mb": round(saved.peak_mb, 2), "rss_mb": round(_peak_rss() - before, 1)}
 
 

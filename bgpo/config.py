@@ -15,11 +15,19 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from bgpo.algorithm.advantages import ADVANTAGES
+from bgpo.algorithm.kl import KL_ESTIMATORS
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.models.registry import MODELS
 from bgpo.tasks.registry import TASKS
 
-MASK_DRAWS = ("stratified", "iid")
+MASK_DRAWS = (
+    "auto", "stratified", "antithetic", "systematic", "iid", "complementary", "gauss", "block", "bernoulli",
+)
+FRESH_MASKS = ("auto", "each_rollout", "each_update")
+LENGTH_NORMALIZATIONS = ("auto", "completion", "none")
+KL_REFERENCES = ("start", "old")
+CUSTOM = "custom"
+_LONGEST_TEXT = 1000
 ROLLOUT_ORDERS = ("random", "max_prob")
 LR_SCHEDULES = ("constant", "linear")
 EVAL_ORDERS = ("low_confidence", "max_prob", "random")
@@ -48,6 +56,8 @@ def knob(
 ) -> Any:
     """One field of `TrainConfig`; `rare` ones are folded away in the form."""
     extra = {"group": group, "choices": list(choices or ()), "unit": unit, "rare": rare}
+    if isinstance(default, str):
+        return Field(default, max_length=_LONGEST_TEXT, description=help, json_schema_extra=extra)
     finite = {"allow_inf_nan": False} if isinstance(default, float) else {}
     return Field(default, ge=low, le=high, description=help, json_schema_extra=extra, **finite)
 
@@ -61,24 +71,67 @@ class TrainConfig(BaseModel):
     model: str = knob("tiny", "Model family that is trained.", group="Task", choices=MODELS)
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
 
-    objective: str = knob("bgpo", "What each update maximises.", group="Objective", choices=OBJECTIVES)
+    objective: str = knob(
+        "bgpo", "What each update maximises.", group="Objective", choices=(*OBJECTIVES, CUSTOM),
+    )
     mc_samples: int = knob(
         4, "Mask draws per completion (the paper's n_t). More draws, a steadier ELBO estimate.",
         group="Objective", low=1, high=1024,
     )
-    mask_draws: str = knob(
-        "stratified", "How many positions each draw masks: one draw per stratum, or independent.",
-        group="Objective", choices=MASK_DRAWS, rare=True,
-    )
     advantage: str = knob(
         "mean", "How the rewards of a group become advantages.", group="Objective", choices=ADVANTAGES,
     )
-    normalize_by_length: bool = knob(
-        True, "Divide each ELBO by the completion length, so that log ratios stay near 1 off-policy.",
-        group="Objective", rare=True,
-    )
     updates_per_rollout: int = knob(
         1, "Optimiser steps per batch of rollouts; 1 is strictly on-policy.", group="Objective", low=1, high=64,
+    )
+    clip_epsilon: float = knob(
+        0.0, "Where objectives with a clip cut the ratio: 1 - e to 1 + e. 0 takes the published value.",
+        group="Objective", low=0, high=10, rare=True,
+    )
+    kl_coefficient: float = knob(
+        0.0, "Weight of the KL to the reference; 0: none, and no pass is spent on it.",
+        group="Objective", low=0, high=100, rare=True,
+    )
+    kl_estimator: str = knob(
+        "k2", "How the KL is estimated: k1 (the log ratio), k2 (its square, halved), k3.",
+        group="Objective", choices=KL_ESTIMATORS, rare=True,
+    )
+    kl_reference: str = knob(
+        "start", "What the KL holds on to: the policy that training started from, or the one that made the rollouts.",
+        group="Objective", choices=KL_REFERENCES, rare=True,
+    )
+    mask_draws: str = knob(
+        "auto", "How the mask draws of a completion relate; auto: as the objective was published, stratified for BGPO.",
+        group="Objective", choices=MASK_DRAWS, rare=True,
+    )
+    share_masks: bool = knob(
+        False, "Give all completions of a problem the same masks, so that noise they share cancels.",
+        group="Objective", rare=True,
+    )
+    fresh_masks: str = knob(
+        "auto", "When new masks are drawn: once per batch of rollouts, or for each update of it; auto: as published.",
+        group="Objective", choices=FRESH_MASKS, rare=True,
+    )
+    length_normalization: str = knob(
+        "auto", "Divide each ELBO by the completion length: log ratios stay near 0 off-policy; auto: as published.",
+        group="Objective", choices=LENGTH_NORMALIZATIONS, rare=True,
+    )
+    eubo_beta: float = knob(
+        1.5, "SPG's exponent of the upper bound.", group="Objective", low=0.01, high=100, rare=True,
+    )
+    eubo_share: float = knob(
+        0.5, "SPG's share of the upper bound in its mixture.", group="Objective", low=0, high=1, rare=True,
+    )
+    trace_shrink: int = knob(
+        1, "TraceRL: denoising steps merged into one slice.", group="Objective", low=1, high=4096, rare=True,
+    )
+    objective_file: str = knob(
+        "", "A Python file with objective(elbo, old_elbo, advantage), for objective = custom.",
+        group="Objective", rare=True,
+    )
+    reward_file: str = knob(
+        "", "A Python file with reward(prompt, expected, completion) that takes the place of the task's own reward.",
+        group="Objective", rare=True,
     )
 
     prompts_per_step: int = knob(16, "Problems drawn at each step.", group="Rollouts", low=1, high=4096)
@@ -153,8 +206,24 @@ class TrainConfig(BaseModel):
         0, "CPU threads; 0 times a few and keeps the fastest.", group="Machine", low=0, high=1024, rare=True,
     )
     token_budget: int = knob(
-        4096, "Tokens in one likelihood pass. BGPO frees each pass at once; the plain ELBO keeps them all.",
-        group="Machine", low=8, high=10_000_000, unit="tokens", rare=True,
+        0, "Tokens in one likelihood pass; 0 takes the most that fits, and halves it when memory runs out.",
+        group="Machine", low=0, high=10_000_000, unit="tokens", rare=True,
+    )
+    skip_old_pass: bool = knob(
+        True, "Spend no pass on the old policy where it is the current one.", group="Machine", rare=True,
+    )
+    drop_zero_advantage: bool = knob(
+        True, "Leave out completions whose gradient is 0.", group="Machine", rare=True,
+    )
+    masked_head: bool = knob(
+        True, "Run the head on masked positions only, in updates and in rollouts.", group="Machine", rare=True,
+    )
+    chunked_head: bool = knob(
+        True, "Hold the logits of a few rows at a time.", group="Machine", rare=True,
+    )
+    packed: bool = knob(True, "Compute no padding: pairs of one width share a pass.", group="Machine", rare=True)
+    merge_duplicates: bool = knob(
+        True, "Score equal completions of a group once, where they share their masks.", group="Machine", rare=True,
     )
 
     @model_validator(mode="after")
@@ -218,6 +287,8 @@ class Knob:
             return "one of " + ", ".join(self.choices)
         if self.kind is bool:
             return "true or false"
+        if self.kind is str:
+            return f"a text of at most {_LONGEST_TEXT} characters"
         if self.kind is int:
             return f"a whole number from {self.low:.0f} to {self.high:.0f}"
         return f"a number from {self.low:g} to {self.high:g}"
@@ -289,10 +360,31 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             "set group_size to 2 or more, or advantage to none."
         )
     tokens = task.prompt_length + c.completion_length
-    if c.token_budget < tokens:
+    if 0 < c.token_budget < tokens:
         problems["token_budget"] = (
             f"token_budget = {c.token_budget} does not hold one prompt and completion_length = {c.completion_length} "
-            f"({tokens} tokens together); raise token_budget to {tokens} or more, or lower completion_length."
+            f"({tokens} tokens together); raise token_budget to {tokens} or more, or to 0 (automatic), or lower "
+            "completion_length."
+        )
+    return problems | _objective_contradictions(c)
+
+
+def _objective_contradictions(c: TrainConfig) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    if c.objective == CUSTOM and not c.objective_file:
+        problems["objective_file"] = (
+            "objective = custom without an objective_file; name the Python file, or choose one of the objectives."
+        )
+    if c.objective_file and c.objective != CUSTOM:
+        problems["objective_file"] = (
+            f"objective_file = {_shown(c.objective_file)} is not used by objective = {c.objective}; set objective to "
+            "custom, or clear objective_file."
+        )
+    objective = OBJECTIVES.get(c.objective)
+    if objective and objective.fixed_draws and c.mask_draws != "auto":
+        problems["mask_draws"] = (
+            f"mask_draws = {c.mask_draws} is not possible with objective = {c.objective}, whose draws are part of the "
+            "method; set mask_draws to auto, or choose another objective."
         )
     return problems
 

@@ -24,7 +24,8 @@ OURS = {
     "ui": ("ui", "bgpo", "storage"),
     "app.py": ("ui", "bgpo", "storage"),
     "bgpo/config.py": (
-        "bgpo.algorithm.advantages", "bgpo.algorithm.objectives", "bgpo.models.registry", "bgpo.tasks.registry",
+        "bgpo.algorithm.advantages", "bgpo.algorithm.kl", "bgpo.algorithm.objectives", "bgpo.models.registry",
+        "bgpo.tasks.registry",
     ),
     "bgpo/presets.py": ("bgpo.config",),
 }

@@ -20,10 +20,10 @@ def sentence(values: dict) -> dict[str, str]:
 @pytest.mark.parametrize("knob", KNOBS.values(), ids=KNOBS)
 def test_every_knob_is_fully_declared(knob):
     assert knob.help.endswith(".") and knob.group in GROUPS
-    assert knob.choices or knob.kind is bool or (knob.low is not None and knob.high is not None)
+    assert knob.choices or knob.kind in (bool, str) or (knob.low is not None and knob.high is not None)
 
 
-NUMBERS = [k for k in KNOBS.values() if not k.choices and k.kind is not bool]
+NUMBERS = [k for k in KNOBS.values() if not k.choices and k.kind not in (bool, str)]
 
 
 @pytest.mark.parametrize("knob", NUMBERS, ids=lambda k: k.name)
@@ -49,6 +49,9 @@ def test_an_unknown_choice_lists_the_known_ones(knob):
     ({"group_size": 1}, "group_size", ("group_size", "advantage")),
     ({"group_size": 1, "advantage": "none", "updates_per_rollout": 2}, "updates_per_rollout",
      ("updates_per_rollout", "group_size")),
+    ({"objective": "custom"}, "objective_file", ("objective", "objective_file")),
+    ({"objective_file": "mine.py"}, "objective_file", ("objective", "objective_file")),
+    ({"objective": "wd1", "mask_draws": "iid"}, "mask_draws", ("objective", "mask_draws")),
     ({"token_budget": 9}, "token_budget", ("token_budget", "completion_length")),
     ({"completion_length": 2, "block_length": 2, "denoising_steps": 2}, "completion_length",
      ("completion_length", "task")),
@@ -58,6 +61,12 @@ def test_an_unknown_choice_lists_the_known_ones(knob):
 def test_contradictions_name_both_knobs_and_two_ways_out(values, field, both):
     text = sentence(values)[field]
     assert all(name in text for name in both) and " or " in text
+
+
+@pytest.mark.parametrize("knob", [k for k in KNOBS.values() if k.kind is str and not k.choices], ids=lambda k: k.name)
+@pytest.mark.parametrize("wrong", [3, None, [], "x" * 1001])
+def test_a_text_that_is_none_or_too_long_gets_one_sentence(knob, wrong):
+    assert sentence({knob.name: wrong})[knob.name].endswith("give a text of at most 1000 characters.")
 
 
 def test_all_problems_come_at_once():
@@ -72,14 +81,14 @@ def test_bad_json_is_a_sentence(text):
 
 
 def test_json_round_trip():
-    config = TrainConfig(mc_samples=16, learning_rate=1e-4, normalize_by_length=False)
+    config = TrainConfig(mc_samples=16, learning_rate=1e-4, share_masks=True)
     assert TrainConfig.from_json(config.to_json()) == config
     assert set(json.loads(config.to_json())) == set(KNOBS)
 
 
 def test_strings_from_forms_and_command_lines_are_read():
-    config = TrainConfig.parse({"mc_samples": "16", "learning_rate": "1e-4", "normalize_by_length": "false"})
-    assert (config.mc_samples, config.learning_rate, config.normalize_by_length) == (16, 1e-4, False)
+    config = TrainConfig.parse({"mc_samples": "16", "learning_rate": "1e-4", "share_masks": "true"})
+    assert (config.mc_samples, config.learning_rate, config.share_masks) == (16, 1e-4, True)
 
 
 def test_differences():

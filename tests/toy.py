@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
+from bgpo.algorithm.elbo import dense, token_logprob
+from bgpo.algorithm.masking import MaskDraws, draw_masks
+from bgpo.algorithm.objectives import OBJECTIVES, Objective
+from bgpo.algorithm.surrogate import Surrogate
+from bgpo.training.likelihood import Batch, Known, Pass, Passes, accumulate, score, view_of
+
 L, V = 4, 3
 MASK = V  # ids 0..V-1 are words
+ON_POLICY = Known()
 PROMPT = torch.zeros(1, 1, dtype=torch.long)
 
 
@@ -51,3 +59,67 @@ def masks_of(sets: list[tuple[int, ...]]) -> Tensor:
     for row, positions in enumerate(sets):
         masked[row, list(positions)] = True
     return masked
+
+
+def toy_batch(seed: int = 0, K: int = 5, sign: int = 0, B: int = 6, scheme: str = "stratified") -> Batch:
+    """B random completions with random advantages (of one sign, if asked), everything in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    advantage = torch.randn(B, generator=generator, dtype=torch.float64)
+    if sign:
+        advantage = advantage.abs() * sign
+    ids = torch.randint(0, V, (B, L), generator=generator)
+    return batch_of(ids, doubled(draw_masks(B, K, L, generator, scheme)), advantage)
+
+
+def batch_of(ids: Tensor, draws: MaskDraws, advantage: Tensor, prompt_ids: Tensor | None = None) -> Batch:
+    """A batch of completions `ids` (B, L), each a group of its own, after the toy's one-token prompt."""
+    B = len(ids)
+    prompts = PROMPT.expand(B, 1) if prompt_ids is None else prompt_ids
+    width = torch.full((B,), prompts.shape[1])
+    drawn = torch.zeros(ids.shape, dtype=advantage.dtype)
+    return Batch(prompts, ids, draws, advantage, torch.arange(B), torch.ones_like(advantage), width, drawn)
+
+
+def doubled(draws: MaskDraws) -> MaskDraws:
+    """The draws with weights in float64, exact where they are L over a count."""
+    return replace(draws, weight=draws.weight.double())
+
+
+def surrogate(objective: str | Objective, normalizer: float = 1.0, **options: object) -> Surrogate:
+    """An objective by name with the toy's options."""
+    entry = OBJECTIVES[objective] if isinstance(objective, str) else objective
+    defaults = {"clip_epsilon": 0.2, "eubo_beta": 1.5, "eubo_share": 0.5, "length": L, "tokens": float(L)}
+    return Surrogate(entry, defaults | options, normalizer)
+
+
+def gradient(
+    objective: str | Surrogate, model: TableModel, batch: Batch, known: Known = ON_POLICY, budget: int = 10**6,
+    denominator: int | None = None,
+) -> Tensor:
+    """The gradient that the trainer accumulates for -sum(objective) / B."""
+    model.zero_grad()
+    bound = surrogate(objective) if isinstance(objective, str) else objective
+    accumulate(model, batch, bound, denominator or len(batch), Passes(budget), known)
+    return model.table.grad.clone()
+
+
+def joint_gradient(
+    objective: str | Surrogate, model: TableModel, batch: Batch, known: Known = ON_POLICY
+) -> Tensor:
+    """One backward through one graph that holds everything: the definition, without any accumulation."""
+    model.zero_grad()
+    bound = surrogate(objective) if isinstance(objective, str) else objective
+    logprob = with_graph(model, batch)
+    (-bound.value(view_of(batch, logprob, known)).sum() / len(batch)).backward()
+    return model.table.grad.clone()
+
+
+def with_graph(model: TableModel, batch: Batch) -> Tensor:
+    """(B, K, L) log-probabilities in one graph."""
+    pairs = batch.pairs(Pass(torch.arange(len(batch)), slice(0, batch.K), batch.prompt_ids.shape[1]), MASK)
+    return dense(token_logprob(model, pairs), batch.draws.scored)
+
+
+def elbos(model: TableModel, batch: Batch) -> Tensor:
+    """(B, K) ELBO samples without a graph."""
+    return batch.draws.weight * score(model, batch, Passes(10**6)).sum(-1)

@@ -14,13 +14,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.config import GROUPS, KNOBS, ConfigError, Knob, TrainConfig
 from bgpo.models.registry import MODELS
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
 
 FIELD = "knob-"  # element id of a knob's control is FIELD + its name
-_TITLES = {"task": TASKS, "model": MODELS}
+_TITLES = {"task": TASKS, "model": MODELS, "objective": OBJECTIVES}
 _GROUP_HELP = {
     "Task": "What is learned, by which model.",
     "Objective": "What each update maximises, and how finely it is estimated.",
@@ -65,6 +66,8 @@ def control(knob: Knob) -> Component:
         return gr.Dropdown(choices=[(choice_label(knob, c), c) for c in knob.choices], filterable=False, **settings)
     if knob.kind is bool:
         return gr.Checkbox(**settings)
+    if knob.kind is str:
+        return gr.Textbox(max_lines=1, placeholder="none", **settings)
     if has_slider(knob):
         return UnjudgedSlider(knob.low, knob.high, step=0.05 if knob.high > 1 else 0.01, buttons=[], **settings)
     return gr.Number(step=1 if knob.kind is int else _nudge(knob.default), **settings)
@@ -91,7 +94,7 @@ def label(knob: Knob) -> str:
 
 def info(knob: Knob) -> str:
     """The help sentence with the range behind it."""
-    if knob.choices or knob.kind is bool:
+    if knob.choices or knob.kind in (bool, str):
         return knob.help
     return f"{knob.help} {_number(knob.low)} to {_number(knob.high)}."
 
@@ -186,6 +189,8 @@ def _field_value(knob: Knob, text: str) -> Any:
         return text
     if knob.kind is bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[_known(text)]
+    if knob.kind is str:
+        return text
     number = float(text)
     if not math.isfinite(number) or (has_slider(knob) and not knob.low <= number <= knob.high):
         raise ValueError(text)
@@ -207,7 +212,7 @@ def plan_words(config: TrainConfig) -> list[str]:
     completions = c.prompts_per_step * c.group_size
     batch = f"{c.prompts_per_step} \u00d7 {c.group_size} = {_count(completions, 'completion')}"
     estimates = f"{_count(completions * c.mc_samples, 'ELBO estimate')} per step"
-    held = "each freed at once" if c.objective == "bgpo" else "all held until the backward pass"
+    held = OBJECTIVES[c.objective].memory if c.objective in OBJECTIVES else "by the rules of objective_file"
     evaluations = 1 + math.ceil(c.train_steps / c.eval_every)
     warm = f"{_count(c.warmup_steps, 'supervised step')} of warm start, skipped where the same one was made before."
     return [

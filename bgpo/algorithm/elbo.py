@@ -1,16 +1,21 @@
-"""One ELBO sample per (completion, mask draw) pair; the only caller of the model in `algorithm`."""
+"""Log-probabilities of masked tokens, and the ELBO they add up to; the only caller of the model in `algorithm`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# the logits of one chunk; above it the allocator maps and clears fresh pages for every chunk
+_CHUNK_BYTES = 24 * 2**20
+
 
 class Scorer(Protocol):
-    """What the ELBO needs of a model."""
+    """What a likelihood needs of a model."""
 
     mask_id: int
 
@@ -21,29 +26,167 @@ class Scorer(Protocol):
         """(M, D) -> (M, V)."""
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """N (completion, mask draw) pairs that go through the model together.
+
+    Attributes:
+        prompt_ids: (N, P), mask tokens in place where the draw hides the prompt; completion_ids: (N, L).
+        masked, scored: (N, L) bool.
+    """
+
+    prompt_ids: Tensor
+    completion_ids: Tensor
+    masked: Tensor
+    scored: Tensor
+
+    @property
+    def targets(self) -> Tensor:
+        """(M,) ids at the scored positions, pair by pair."""
+        return self.completion_ids[self.scored]
+
+
+@dataclass(frozen=True)
+class Head:
+    """How log-probabilities are read off hidden states.
+
+    Attributes:
+        scored_rows_only: apply the head to the M scored rows alone; off, to every row, gathered afterwards.
+        chunked: a few rows' logits at a time; off, all at once.
+        temperature, banned_ids: the sampler's, for methods that score what the sampler drew (AGRPO).
+    """
+
+    scored_rows_only: bool = True
+    chunked: bool = True
+    temperature: float = 1.0
+    banned_ids: tuple[int, ...] = ()
+
+    def chunk_rows(self, vocabulary: int, width: int) -> int:
+        """Rows whose logits fit the chunk."""
+        return max(1, _CHUNK_BYTES // (vocabulary * width)) if self.chunked else 2**62
+
+
 def noise(completion_ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
     """The forward process: (N, L) ids with `masked` (N, L) positions replaced by the mask token."""
     return completion_ids.masked_fill(masked, mask_id)
 
 
-def estimate_elbo(model: Scorer, prompt_ids: Tensor, completion_ids: Tensor, masked: Tensor, weight: Tensor) -> Tensor:
-    """ell = (L / l) * sum over masked i of log p(y_i | y with the mask, x)  (BGPO, arXiv 2510.11683, eqs. 3 to 5).
+def scored_rows(model: Scorer, pairs: Pairs) -> Tensor:
+    """(M, D) hidden states at the scored positions, pair by pair: one forward of the trunk."""
+    return _trunk(model, pairs)[pairs.scored]
 
-    The head runs on the masked rows alone: the other rows' logits have no part in the sum.
+
+def token_logprob(model: Scorer, pairs: Pairs, head: Head = Head()) -> Tensor:
+    """(M,) log p(y_i | y with the mask, x) at the scored positions, in one graph; float32 or wider."""
+    if head.scored_rows_only:
+        return read_head(model, scored_rows(model, pairs), pairs.targets, head)
+    logits = _logits(model, _trunk(model, pairs), head)  # (N, L, V)
+    return logits.log_softmax(-1).gather(-1, pairs.completion_ids[..., None])[..., 0][pairs.scored]
+
+
+def read_head(model: Scorer, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
+    """(M, D) rows -> (M,) log-probabilities of their targets. Without a graph, a chunk's logits at a time."""
+    if torch.is_grad_enabled():
+        return _read(model, rows, targets, head)
+    return torch.cat([_read(model, rows[part], targets[part], head) for part in _row_chunks(model, rows, head)])
+
+
+def backward_in_chunks(
+    model: Scorer,
+    rows: Tensor,
+    targets: Tensor,
+    pair_rows: Tensor,
+    derivative: Callable[[int, int, Tensor], Tensor],
+    head: Head,
+) -> Tensor:
+    """Head, derivative and backward for a few pairs at a time, then one backward through the trunk. Exact.
+
+    No more than one chunk's logits exist at a time, and they are computed once: a chunk holds whole pairs, so that
+    the derivative with respect to its log-probabilities is known as soon as they are.
+
+    Args:
+        rows: (M, D) with the trunk's graph behind it; targets: (M,).
+        pair_rows: (N,) how many rows each pair has.
+        derivative: (first pair, last pair + 1, their (m,) detached log-probabilities) -> (m,) derivative of what
+            is maximised with respect to each of them.
+
+    Returns:
+        (M,) detached log-probabilities. Gradients of the *negative* objective are added to `.grad`.
+    """
+    gradient = torch.empty_like(rows)
+    found = []
+    for first, last, start, stop in _pair_chunks(pair_rows.tolist(), _chunk_rows(model, rows, head)):
+        part = rows[start:stop].detach().requires_grad_()
+        logprob = _read(model, part, targets[start:stop], head)
+        values = logprob.detach()
+        logprob.backward(-derivative(first, last, values).to(logprob.dtype))
+        gradient[start:stop] = part.grad
+        found.append(values)
+    rows.backward(gradient)
+    return torch.cat(found) if found else rows.new_zeros(0)
+
+
+def dense(values: Tensor, scored: Tensor) -> Tensor:
+    """(M,) values at the scored positions -> (..., L), 0 elsewhere."""
+    return torch.zeros(scored.shape, dtype=values.dtype, device=values.device).masked_scatter(scored, values)
+
+
+def estimate_elbo(
+    model: Scorer, prompt_ids: Tensor, completion_ids: Tensor, masked: Tensor, weight: Tensor, head: Head = Head()
+) -> Tensor:
+    """ell = weight * sum over masked i of log p(y_i | y with the mask, x)  (BGPO, arXiv 2510.11683, eqs. 3 to 5).
 
     Args:
         prompt_ids: (N, P) and completion_ids: (N, L), one row per pair.
-        masked: (N, L) bool; weight: (N,) L / l.
+        masked: (N, L) bool; weight: (N,), such as L / l.
 
     Returns:
         (N,) float32 or wider.
     """
-    P = prompt_ids.shape[1]
-    ids = torch.cat([prompt_ids, noise(completion_ids, masked, model.mask_id)], dim=1)  # (N, P + L)
-    hidden = model.hidden(ids)[:, P:][masked]  # (M, D), M masked positions in all
-    logits = model.logits(hidden)  # (M, V)
+    logprob = token_logprob(model, Pairs(prompt_ids, completion_ids, masked, masked), head)
+    return weight * dense(logprob, masked).sum(-1)
+
+
+def _trunk(model: Scorer, pairs: Pairs) -> Tensor:
+    """(N, L, D) hidden states of the completion."""
+    P = pairs.prompt_ids.shape[1]
+    ids = torch.cat([pairs.prompt_ids, noise(pairs.completion_ids, pairs.masked, model.mask_id)], dim=1)
+    return model.hidden(ids)[:, P:]
+
+
+def _logits(model: Scorer, rows: Tensor, head: Head) -> Tensor:
+    """(..., V) at least float32, tempered, what the sampler may not write at minus infinity."""
+    logits = model.logits(rows)
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    token_logprob = -F.cross_entropy(wide, completion_ids[masked], reduction="none")  # (M,)
-    row = masked.nonzero()[:, 0]
-    total = torch.zeros(len(ids), dtype=token_logprob.dtype, device=ids.device).index_add(0, row, token_logprob)
-    return weight * total
+    if head.banned_ids:
+        wide = wide.index_fill(-1, torch.tensor(head.banned_ids, device=wide.device), -torch.inf)
+    return wide if head.temperature == 1 else wide / head.temperature
+
+
+def _read(model: Scorer, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
+    return -F.cross_entropy(_logits(model, rows, head), targets, reduction="none")
+
+
+def _chunk_rows(model: Scorer, rows: Tensor, head: Head) -> int:
+    if not head.chunked or not len(rows):
+        return head.chunk_rows(1, 4)
+    with torch.no_grad():
+        logits = model.logits(rows[:1].detach())
+    return head.chunk_rows(logits.shape[-1], max(4, logits.element_size()))
+
+
+def _row_chunks(model: Scorer, rows: Tensor, head: Head) -> list[slice]:
+    step = min(_chunk_rows(model, rows, head), max(1, len(rows)))
+    return [slice(start, start + step) for start in range(0, max(1, len(rows)), step)]
+
+
+def _pair_chunks(pair_rows: list[int], most: int) -> list[tuple[int, int, int, int]]:
+    """Cuts pairs into (first pair, last pair + 1, first row, last row + 1): at most `most` rows, or one pair."""
+    chunks: list[tuple[int, int, int, int]] = []
+    first = start = stop = 0
+    for pair, rows in enumerate(pair_rows):
+        if stop > start and stop + rows - start > most:
+            chunks.append((first, pair, start, stop))
+            first, start = pair, stop
+        stop += rows
+    return [*chunks, (first, len(pair_rows), start, stop)] if stop > start else chunks

@@ -47,12 +47,14 @@ class TrainingState:
         step: finished steps of that phase.
         seconds: running time so far, over all resumes.
         threads: CPU threads the run computes with; kept so that a resume adds up in the same order.
+        token_budget: tokens of a likelihood pass, kept for the same reason; 0 before the first was chosen.
     """
 
     phase: str
     step: int
     seconds: float
     threads: int
+    token_budget: int = 0
 
 
 def save_checkpoint(

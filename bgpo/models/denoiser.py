@@ -35,8 +35,13 @@ class Denoiser:
         return self.model.device
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, D) last hidden states. Every token is attended to, padding too."""
-        return self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        """(B, T) ids -> (B, T, D) last hidden states. Padding is not attended to, wherever it stands.
+
+        Positions are relative, so a row's states do not depend on how far it was padded on the left.
+        """
+        seen = ids != self.pad_id
+        mask = None if bool(seen.all()) else seen
+        return self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V): the head, applied to the rows one asks for and no others."""

@@ -27,6 +27,7 @@ class SamplerSettings:
     block_length: int
     temperature: float
     remasking: str
+    masked_rows_only: bool = True  # off: the head runs on the whole block, committed positions included
 
     def quotas(self) -> list[tuple[int, int]]:
         """(first position of the block, positions to commit) for each step; remainders go first.
@@ -60,6 +61,8 @@ class StepEvent:
         committed: (B, L) bool, positions fixed in this step.
         ids: (B, L) the canvas after the step.
         confidence: (B, L) float32 probability of the token, at temperature 1, where committed; else 0.
+        logprob: (B, L) float32 log-probability that the token was drawn with (at the settings' temperature),
+            where committed; else 0.
         guess_ids, guess_confidence: (B, L) the likeliest token and its probability where still masked,
             when the caller asked for guesses; else None.
     """
@@ -68,17 +71,19 @@ class StepEvent:
     committed: Tensor
     ids: Tensor
     confidence: Tensor
+    logprob: Tensor
     guess_ids: Tensor | None = None
     guess_confidence: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Denoised:
-    """Finished completions. ids (B, L); commit_step (B, L) int, 1..N; confidence (B, L); nfe forward calls per row."""
+    """Finished completions. ids (B, L); commit_step (B, L) int, 1..N; confidence, logprob (B, L); nfe forward calls."""
 
     ids: Tensor
     commit_step: Tensor
     confidence: Tensor
+    logprob: Tensor
     nfe: int
 
 
@@ -107,7 +112,9 @@ def denoise(
         block = slice(start, start + settings.block_length)
         with torch.no_grad():
             hidden = model.hidden(torch.cat([prompt_ids, ids], dim=1))[:, P:]
-            positions, tokens, confidence = choose(model, hidden[:, block], ids[:, block], quota, settings, generator)
+            positions, tokens, confidence, logprob = _choose(
+                choose, model, hidden[:, block], ids[:, block], quota, settings, generator
+            )
             positions = positions + start
             before = ids
             ids = ids.scatter(1, positions, tokens)
@@ -116,6 +123,7 @@ def denoise(
                 committed=before != ids,  # a committed token is never the mask token, so it differs
                 ids=ids,
                 confidence=torch.zeros(ids.shape, device=ids.device).scatter(1, positions, confidence),
+                logprob=torch.zeros(ids.shape, device=ids.device).scatter(1, positions, logprob),
                 **(_guesses(model, hidden) if guesses else {}),
             )
         yield event
@@ -131,11 +139,13 @@ def complete(
     """Runs `denoise` to its end. `check` is called between steps and may raise to leave early."""
     commit_step = torch.zeros(len(prompt_ids), settings.completion_length, dtype=torch.long, device=prompt_ids.device)
     confidence = torch.zeros(commit_step.shape, device=prompt_ids.device)
+    logprob = torch.zeros_like(confidence)
     for event in denoise(model, prompt_ids, settings, generator):
         commit_step += event.step * event.committed
         confidence += event.confidence
+        logprob += event.logprob
         check()
-    return Denoised(event.ids, commit_step, confidence, nfe=event.step)
+    return Denoised(event.ids, commit_step, confidence, logprob, nfe=event.step)
 
 
 def _probabilities(model: Denoiser, hidden: Tensor) -> Tensor:
@@ -145,13 +155,13 @@ def _probabilities(model: Denoiser, hidden: Tensor) -> Tensor:
     return logits.softmax(-1)
 
 
-def _sample(probabilities: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """(..., V) -> (...) token ids. Exponential races in float32: half-precision noise cannot lift rare tokens."""
-    if temperature == 0:
-        return probabilities.argmax(-1)
-    tempered = probabilities if temperature == 1 else (probabilities.log() / temperature).softmax(-1)
-    race = torch.empty_like(tempered).exponential_(generator=generator)
-    return (tempered / race).argmax(-1)
+def _choose(choose, model, hidden, ids, quota, settings, generator):
+    """Applies a rule to the block's masked rows, the only ones it may pick; (B, quota) each, positions in the block."""
+    if not settings.masked_rows_only:
+        return choose(model, hidden, ids, quota, settings, generator)
+    masked = (ids == model.mask_id).nonzero()[:, 1].view(len(ids), -1)  # (B, m): every row has as many left
+    positions, *rest = choose(model, _at(hidden, masked), ids.gather(1, masked), quota, settings, generator)
+    return masked.gather(1, positions), *rest
 
 
 def _top(score: Tensor, ids: Tensor, quota: int, mask_id: int) -> Tensor:
@@ -165,30 +175,41 @@ def _at(values: Tensor, positions: Tensor) -> Tensor:
     return values.gather(1, positions[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def _commit(probabilities: Tensor, settings: SamplerSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    tokens = _sample(probabilities, settings.temperature, generator)
-    return tokens, probabilities.gather(-1, tokens[..., None])[..., 0]
+def _commit(
+    probabilities: Tensor, settings: SamplerSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(..., V) -> token ids, their probability at temperature 1 and the log-probability they were drawn with, (...).
+
+    Exponential races in float32: half-precision noise cannot lift rare tokens.
+    """
+    T = settings.temperature
+    if T == 0:
+        confidence, tokens = probabilities.max(-1)
+        return tokens, confidence, torch.zeros_like(confidence)
+    tempered = probabilities if T == 1 else (probabilities.log() / T).softmax(-1)
+    race = torch.empty_like(tempered).exponential_(generator=generator)
+    tokens = (tempered / race).argmax(-1)
+    drawn, confidence = (p.gather(-1, tokens[..., None])[..., 0] for p in (tempered, probabilities))
+    return tokens, confidence, drawn.log()
 
 
 def _choose_random(model, hidden, ids, quota, settings, generator):
     score = torch.rand(ids.shape, generator=generator, device=ids.device)
     positions = _top(score, ids, quota, model.mask_id)
     # positions do not depend on the logits, so only these rows need the head
-    tokens, confidence = _commit(_probabilities(model, _at(hidden, positions)), settings, generator)
-    return positions, tokens, confidence
+    return positions, *_commit(_probabilities(model, _at(hidden, positions)), settings, generator)
 
 
 def _choose_max_prob(model, hidden, ids, quota, settings, generator):
     probabilities = _probabilities(model, hidden)  # (B, block, V)
     positions = _top(probabilities.amax(-1), ids, quota, model.mask_id)
-    tokens, confidence = _commit(_at(probabilities, positions), settings, generator)
-    return positions, tokens, confidence
+    return positions, *_commit(_at(probabilities, positions), settings, generator)
 
 
 def _choose_low_confidence(model, hidden, ids, quota, settings, generator):
-    tokens, confidence = _commit(_probabilities(model, hidden), settings, generator)  # (B, block) each
+    tokens, confidence, logprob = _commit(_probabilities(model, hidden), settings, generator)  # (B, block) each
     positions = _top(confidence, ids, quota, model.mask_id)
-    return positions, tokens.gather(1, positions), confidence.gather(1, positions)
+    return positions, *(values.gather(1, positions) for values in (tokens, confidence, logprob))
 
 
 _CHOOSERS = {

@@ -12,6 +12,7 @@ from bgpo.config import TrainConfig
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.sampler import Denoised, SamplerSettings, complete
 from bgpo.tasks.base import Problem, Task, problems
+from bgpo.training.rollouts import Judge
 from bgpo.training.seeds import python_random, torch_generator
 
 SHOWN = 6
@@ -45,11 +46,25 @@ def held_out_problems(task: Task, config: TrainConfig) -> list[Problem]:
 
 
 def evaluate(
-    model: Denoiser, task: Task, config: TrainConfig, held_out: list[Problem], check: Callable[[], None] = lambda: None
+    model: Denoiser,
+    task: Task,
+    config: TrainConfig,
+    held_out: list[Problem],
+    judge: Judge | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Greedy and T = 1 reward. Every evaluation of a run uses the same noise, so changes are the weights'."""
-    greedy, texts, rewards = _decode(model, task, config, held_out, 0.0, check)
-    _, _, sampled = _decode(model, task, config, held_out, 1.0, check)
+    """Greedy and T = 1 reward. Every evaluation of a run uses the same noise, so changes are the weights'.
+
+    Args:
+        judge: reward of (problem, completion); the task's own when None.
+    """
+    greedy, texts = _decode(model, task, config, held_out, 0.0, check)
+    _, sampled_texts = _decode(model, task, config, held_out, 1.0, check)
+    judge = judge or (lambda problem, text: task.reward(problem, text).total)
+    rewards, sampled = (
+        torch.tensor([judge(problem, text) for problem, text in zip(held_out, written)])
+        for written in (texts, sampled_texts)
+    )
     metrics = _mean_and_error("reward/heldout_greedy", rewards) | _mean_and_error("reward/heldout_sampled", sampled)
     return Evaluation(metrics, [
         HeldOutCompletion(
@@ -60,7 +75,7 @@ def evaluate(
     ])
 
 
-def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised, list[str], torch.Tensor]:
+def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised, list[str]]:
     settings = SamplerSettings(
         config.completion_length, config.denoising_steps, config.block_length, temperature, config.eval_remasking
     )
@@ -69,9 +84,7 @@ def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised
     for start in range(0, len(held_out), _ROWS_PER_PASS):
         prompts = [problem.prompt for problem in held_out[start : start + _ROWS_PER_PASS]]
         parts.append(complete(model, model.encode_prompts(prompts, task.prompt_length), settings, generator, check))
-    texts = [text for part in parts for text in model.decode(part.ids)]
-    rewards = torch.tensor([task.reward(problem, text).total for problem, text in zip(held_out, texts)])
-    return parts[0], texts, rewards
+    return parts[0], [text for part in parts for text in model.decode(part.ids)]
 
 
 def _mean_and_error(name: str, rewards: torch.Tensor) -> dict[str, float]:

@@ -11,6 +11,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 MB = 2**20
 _WORTH_IT = 1.3
+# beyond these a pass only takes more memory: caches on a CPU, occupied units on a GPU
+_MOST_TOKENS = {"cpu": 4096, "cuda": 65_536}
+_SHARE_OF_FREE = 0.5
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,6 +41,33 @@ def fastest_threads(work: Callable[[], None], seconds: float = 0.25) -> int:
         speeds[threads] = rounds / (time.perf_counter() - start)
     best = max(speeds, key=speeds.__getitem__)
     return best if speeds[best] > _WORTH_IT * speeds[1] else 1
+
+
+def largest_token_budget(
+    device: torch.device, model: torch.nn.Module, one_pass: Callable[[int], torch.Tensor], tokens: int
+) -> int:
+    """Most tokens of a pass that take no more than half of the free memory, at least one pair's.
+
+    Args:
+        one_pass: number of pairs -> something to back-propagate, its graph behind it.
+        tokens: of one pair.
+    """
+    sizes = []
+    for pairs in (1, 3):
+        saved = SavedBytes(model)
+        with saved:
+            held = one_pass(pairs)
+        sizes.append(saved.peak_mb * MB)
+        del held
+    per_pair = max(1.0, (sizes[1] - sizes[0]) / 2)
+    fitting = int(_SHARE_OF_FREE * _free_bytes(device) / per_pair) * tokens
+    return max(tokens, min(_MOST_TOKENS[device.type], fitting))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 class SavedBytes(saved_tensors_hooks):

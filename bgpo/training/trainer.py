@@ -7,7 +7,7 @@ resumed run goes on exactly where an uninterrupted one would be.
 
 from __future__ import annotations
 
-import math
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import Protocol
 
 import torch
 
-from bgpo.algorithm.masking import draw_masks
-from bgpo.algorithm.objectives import OBJECTIVES, bgpo, elbo
+from bgpo.algorithm.elbo import Head, Pairs, token_logprob
 from bgpo.config import TrainConfig
 from bgpo.models.checkpoints import (
     TrainingState,
@@ -32,10 +31,12 @@ from bgpo.tasks.base import Task
 from bgpo.tasks.registry import TASKS
 from bgpo.training import warmup
 from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_problems
-from bgpo.training.likelihood import Batch, accumulate, score
-from bgpo.training.machine import SavedBytes, choose_device, fastest_threads, memory_metrics
-from bgpo.training.rollouts import Rollouts, collect
+from bgpo.training.likelihood import Passes
+from bgpo.training.machine import choose_device, fastest_threads, largest_token_budget, memory_metrics
+from bgpo.training.plugins import judge_of, keep_copies, objective_of
+from bgpo.training.rollouts import collect
 from bgpo.training.seeds import torch_generator
+from bgpo.training.update import Updater
 
 _WARMUP_POINT_EVERY = 10
 
@@ -71,15 +72,12 @@ class _StopRequested(Exception):
     """Unwinds from the middle of a step to the loop."""
 
 
-class _Diverged(ArithmeticError):
-    """The gradient is not finite."""
-
-
 def run(config: TrainConfig, folder: Path, listener: Listener, warm_start_cache: Path) -> Outcome:
     """Trains `config` in `folder`, going on from the newest whole checkpoint there.
 
     Raises:
-        ValueError: when the config asks for something this machine or task does not have.
+        ValueError: when the config asks for something this machine or task does not have, or names a file that
+            holds no objective or reward.
         ArithmeticError: when the gradient stops being finite; the weights are not updated with it.
     """
     return _Run(config, folder, listener, warm_start_cache).run()
@@ -94,10 +92,13 @@ class _Run:
         self.listener = listener
         self.cache = warm_start_cache
         self.task: Task = TASKS[config.task]
-        self.objective = OBJECTIVES[config.objective]
+        keep_copies(config, folder)
+        self.objective = objective_of(config, folder)
+        self.judge = judge_of(config, folder)
         self.device = choose_device(config.device)
         self.held_out = held_out_problems(self.task, config)
         self.step = 0
+        self.token_budget = config.token_budget
         self._seconds_before = 0.0
         self._clock = time.monotonic()
 
@@ -195,9 +196,11 @@ class _Run:
         self.optimizer = self._optimizer()
         load_optimizer(folder, self.model, self.optimizer)
         self.step = state.step
+        self.token_budget = state.token_budget or self.token_budget
 
     def _train(self) -> None:
         self.model.model.eval()  # no dropout anywhere: old and new policy must be the same function
+        self.updater = self._updater()
         while True:
             try:
                 if self.step % self.config.eval_every == 0 or self.step == self.config.train_steps:
@@ -210,49 +213,45 @@ class _Run:
                 self._save("stop", None)
                 raise
 
+    def _updater(self) -> Updater:
+        c = self.config
+        head = Head(scored_rows_only=c.masked_head, chunked=c.chunked_head)
+        passes = Passes(self.token_budget or self._largest_token_budget(), c.packed, head)
+        return Updater(c, self.objective, self.model, self.optimizer, passes, self._reference())
+
+    def _largest_token_budget(self) -> int:
+        width, L = self.task.prompt_length, self.config.completion_length
+
+        def one_pass(pairs: int) -> torch.Tensor:
+            ids = torch.full((pairs, width + L), self.model.eos_id, device=self.device)
+            every = torch.ones(pairs, L, dtype=torch.bool, device=self.device)
+            return token_logprob(self.model, Pairs(ids[:, :width], ids[:, width:], every, every))
+
+        return largest_token_budget(self.device, self.model.model, one_pass, width + L)
+
+    def _reference(self) -> Denoiser | None:
+        """The policy that training started from, if the KL holds on to it."""
+        if not self.config.kl_coefficient or self.config.kl_reference != "start":
+            return None
+        if self.step == 0:
+            reference = Denoiser(copy.deepcopy(self.model.model), self.model.tokenizer)
+        else:
+            reference = load_model(self.checkpoints / "step-000000", self.device)
+        reference.model.eval()
+        return reference
+
     def _train_step(self) -> None:
         """One batch of rollouts and its updates. Left early before the first update, it changes nothing."""
         start = time.monotonic()
-        rollouts = collect(self.model, self.task, self.config, self.step, self._check)
+        rollouts = collect(self.model, self.task, self.config, self.step, self.judge, self._check)
         collected = time.monotonic()
-        metrics = self._update(rollouts)
+        metrics = {"lr": self._set_learning_rate()}
+        metrics |= self.updater.update(rollouts, self.step, self._check)
+        self.token_budget = self.updater.passes.token_budget
         self.step += 1
         times = {"time/rollout_s": collected - start, "time/likelihood_s": time.monotonic() - collected}
         self.listener.metrics(self.step, rollouts.metrics | metrics | times | memory_metrics(self.device))
         self.listener.phase("training", self.step, self.config.train_steps)
-
-    def _update(self, rollouts: Rollouts) -> dict[str, float]:
-        c = self.config
-        batch = self._live_batch(rollouts)
-        B = len(rollouts.completion_ids)
-        normalizer = float(c.completion_length) if c.normalize_by_length else 1.0
-        metrics = {"lr": self._set_learning_rate()}
-        old = samples = None
-        saved = SavedBytes(self.model.model)
-        with saved:
-            for update in range(c.updates_per_rollout):
-                self.optimizer.zero_grad(set_to_none=True)
-                # once the weights have moved, only the end of the step is a state that a resume can go on from
-                check = self._check if update == 0 else lambda: None
-                samples = accumulate(
-                    self.model, batch, self.objective, B, c.token_budget, old, normalizer=normalizer, check=check
-                )
-                if old is None:
-                    metrics |= _elbo_metrics(samples)
-                    old = samples
-                metrics["grad/norm"] = self._optimizer_step()
-        metrics["memory/saved_mb"] = saved.peak_mb
-        metrics |= _bound_metrics(samples / normalizer, old / normalizer, batch.advantage, B, suffix="")
-        return metrics | self._probe(batch, old, normalizer)
-
-    def _live_batch(self, rollouts: Rollouts) -> Batch:
-        """The completions with an advantage. Masks are drawn for all first, so dropping some moves no mask."""
-        c = self.config
-        generator = torch_generator(c.seed, "masks", self.step, self.device)
-        draws = draw_masks(len(rollouts.completion_ids), c.mc_samples, c.completion_length, generator, c.mask_draws)
-        group = torch.arange(len(rollouts.completion_ids), device=self.device) // c.group_size
-        batch = Batch(rollouts.prompt_ids, rollouts.completion_ids, draws, rollouts.advantage, group)
-        return batch.select(rollouts.advantage.nonzero()[:, 0])
 
     def _set_learning_rate(self) -> float:
         c = self.config
@@ -263,44 +262,13 @@ class _Run:
             group["lr"] = rate
         return rate
 
-    def _optimizer_step(self) -> float:
-        """Clips and steps. A step without any live completion has no gradient and moves nothing."""
-        parameters = [p for p in self.model.model.parameters() if p.grad is not None]
-        if not parameters:
-            return 0.0
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
-        if norm != norm or norm == float("inf"):
-            raise _Diverged(
-                f"The gradient norm became {norm} at step {self.step + 1}; the weights were left as they were. "
-                "Lower learning_rate, or resume from an earlier checkpoint."
-            )
-        self.optimizer.step()
-        return norm
-
-    def _probe(self, batch: Batch, old: torch.Tensor, normalizer: float) -> dict[str, float]:
-        """Bound and objective once more, on some whole groups, now that the weights have moved.
-
-        Whole groups, because their advantages add up to 0: what is left is what the update has gained.
-        """
-        G = self.config.group_size
-        live_groups = batch.group.unique()
-        count = min(len(live_groups), math.ceil(self.config.bound_probe / G))
-        if not count:
-            return {}
-        chosen = live_groups[torch.linspace(0, len(live_groups) - 1, count, device=self.device).round().long()]
-        rows = torch.isin(batch.group, chosen).nonzero()[:, 0]
-        part = batch.select(rows)
-        samples, before = score(self.model, part, self.config.token_budget) / normalizer, old[rows] / normalizer
-        metrics = _bound_metrics(samples, before, part.advantage, count * G, suffix="_after")
-        return metrics | {"log_ratio/mean_abs_after": (samples - before).abs().mean().item()}
-
     # ---- evaluation and checkpoints
 
     def _evaluate(self) -> None:
         total = self.config.train_steps
         self.listener.phase("evaluating", self.step, total)
         start = time.monotonic()
-        result = evaluate(self.model, self.task, self.config, self.held_out, self._check)
+        result = evaluate(self.model, self.task, self.config, self.held_out, self.judge, self._check)
         self.listener.metrics(self.step, result.metrics | {"time/evaluation_s": time.monotonic() - start})
         self.listener.completions(self.step, result.shown)
         kind = "warm_start" if self.step == 0 else "final" if self.step == total else "evaluation"
@@ -313,34 +281,9 @@ class _Run:
 
     def _state(self, phase: str, step: int) -> TrainingState:
         seconds = self._seconds_before + time.monotonic() - self._clock
-        return TrainingState(phase, step, seconds, self.threads)
+        return TrainingState(phase, step, seconds, self.threads, self.token_budget)
 
     def _check(self) -> None:
         if self.listener.should_stop():
             raise _StopRequested
 
-
-def _elbo_metrics(samples: torch.Tensor) -> dict[str, float]:
-    """(B, K) ELBO samples, not normalised."""
-    if not len(samples):
-        return {}
-    metrics = {"elbo/mean": samples.mean().item()}
-    K = samples.shape[1]
-    if K > 1:
-        spread = samples.std(1).mean().item()
-        metrics |= {"elbo/spread": spread, "elbo/standard_error": spread / K**0.5}
-    return metrics
-
-
-def _bound_metrics(
-    samples: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, B: int, suffix: str
-) -> dict[str, float]:
-    """Bound, objective and gap, summed in float64 and divided by B completions."""
-    samples, old, advantage = samples.double(), old.double(), advantage.double()
-    bound = bgpo(samples, old, advantage).sum().item() / B
-    objective = elbo(samples, old, advantage).sum().item() / B
-    return {
-        f"bound/value{suffix}": bound,
-        f"bound/elbo_objective{suffix}": objective,
-        f"bound/gap{suffix}": objective - bound,
-    }

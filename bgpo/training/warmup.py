@@ -26,7 +26,7 @@ from bgpo.tasks.registry import TASKS
 from bgpo.training.seeds import python_random, torch_generator
 
 # part of the cache key: raise it when the code below changes what a warm start is
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 _LR_WARMUP = 50
 _KEY_KNOBS = (
     "task", "model", "seed", "completion_length", "warmup_steps", "correct_fraction", "warmup_examples", "warmup_batch",

@@ -7,64 +7,33 @@ import torch
 
 from bgpo.algorithm.masking import draw_masks
 from bgpo.algorithm.objectives import OBJECTIVES, bgpo, elbo
-from bgpo.training.likelihood import Batch, accumulate, score
-from tests.toy import PROMPT, L, TableModel, V
+from bgpo.training.likelihood import Known, Passes, accumulate, score
+from tests.toy import L, TableModel, batch_of, elbos, gradient, joint_gradient, surrogate, toy_batch, with_graph
 
 B, K = 6, 5
-
-
-def make_batch(seed: int = 0, K: int = K, sign: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    advantage = torch.randn(B, generator=generator, dtype=torch.float64)
-    if sign:
-        advantage = advantage.abs() * sign
-    ids = torch.randint(0, V, (B, L), generator=generator)
-    return Batch(PROMPT.expand(B, 1), ids, _double(draw_masks(B, K, L, generator)), advantage, torch.zeros(B))
-
-
-def _double(draws):
-    return type(draws)(draws.masked, draws.mask_ratio.double())
-
-
-def gradient(objective: str, model: TableModel, batch: Batch, old=None, budget: int = 10**6) -> torch.Tensor:
-    model.zero_grad()
-    accumulate(model, batch, OBJECTIVES[objective], B, budget, old)
-    return model.table.grad.clone()
-
-
-def joint_gradient(objective: str, model: TableModel, batch: Batch, old=None) -> torch.Tensor:
-    """One backward through one graph that holds everything: the definition, without any accumulation."""
-    from bgpo.training.likelihood import Pass, elbo_of
-
-    model.zero_grad()
-    samples = elbo_of(model, batch, Pass(slice(0, B), slice(0, batch.K)))
-    value = OBJECTIVES[objective].value(samples, samples.detach() if old is None else old, batch.advantage)
-    (-value.sum() / B).backward()
-    return model.table.grad.clone()
+ALL = Passes(10**6)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_on_policy_bound_and_objective_both_equal_the_advantage(sign):
-    batch = make_batch(sign=sign)
-    samples = score(TableModel(1), batch, 10**6)
+    batch = toy_batch(sign=sign)
+    samples = elbos(TableModel(1), batch)
     assert torch.equal(bgpo(samples, samples, batch.advantage), batch.advantage)
     assert torch.equal(elbo(samples, samples, batch.advantage), batch.advantage)
 
 
 @pytest.mark.parametrize("K", [1, 2, 3, 5, 7])
 def test_on_policy_gradients_of_bound_and_objective_are_bit_identical(K):
-    model, batch = TableModel(1), make_batch(K=K)
+    model, batch = TableModel(1), toy_batch(K=K)
     for budget in (1, 2 * (L + 1), 10**6):
         assert torch.equal(gradient("bgpo", model, batch, budget=budget), gradient("elbo", model, batch, budget=budget))
 
 
 def test_on_policy_gradient_is_the_advantage_weighted_mean_of_elbo_gradients():
-    from bgpo.training.likelihood import Pass, elbo_of
-
-    model, batch = TableModel(1), make_batch()
+    model, batch = TableModel(1), toy_batch()
     got = gradient("bgpo", model, batch)
     model.zero_grad()
-    samples = elbo_of(model, batch, Pass(slice(0, B), slice(0, K)))
+    samples = batch.draws.weight * with_graph(model, batch).sum(-1)
     (-(batch.advantage[:, None] * samples).mean(1).sum() / B).backward()
     torch.testing.assert_close(got, model.table.grad, rtol=0, atol=1e-14)
 
@@ -74,9 +43,9 @@ def test_on_policy_gradient_is_the_advantage_weighted_mean_of_elbo_gradients():
 @pytest.mark.parametrize("normalizer", [1, L])
 def test_off_policy_the_bound_never_exceeds_the_objective(sign, distance, normalizer):
     for seed in range(50):
-        model, batch = TableModel(seed), make_batch(seed, sign=sign)
-        old = score(model, batch, 10**6) / normalizer
-        new = score(model.moved(seed + 1000, distance), batch, 10**6) / normalizer
+        model, batch = TableModel(seed), toy_batch(seed, sign=sign)
+        old = elbos(model, batch) / normalizer
+        new = elbos(model.moved(seed + 1000, distance), batch) / normalizer
         gap = elbo(new, old, batch.advantage) - bgpo(new, old, batch.advantage)
         assert gap.min() >= -1e-12
         assert gap.max() > 0  # it is a bound, not the objective under another name
@@ -119,23 +88,23 @@ def test_positive_branch_ignores_an_exp_that_overflows():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("budget", [1, 2 * (L + 1), 7 * (L + 1), 10**6])
 def test_accumulated_gradient_equals_the_joint_one_off_policy(objective, budget):
-    model, batch = TableModel(1), make_batch()
-    old = score(model.moved(9, 0.5), batch, 10**6)
+    model, batch = TableModel(1), toy_batch()
+    old = Known(score(model.moved(9, 0.5), batch, ALL))
     torch.testing.assert_close(
         gradient(objective, model, batch, old, budget), joint_gradient(objective, model, batch, old), rtol=0, atol=1e-13
     )
 
 
 def test_elbo_objective_gradient_agrees_with_central_differences_off_policy():
-    model, batch = TableModel(1), make_batch()
-    old = score(model.moved(9, 0.5), batch, 10**6)
-    got = gradient("elbo", model, batch, old)
+    model, batch = TableModel(1), toy_batch()
+    old = elbos(model.moved(9, 0.5), batch)
+    got = gradient("elbo", model, batch, Known(score(model.moved(9, 0.5), batch, ALL)))
     entry, h = (5, 0, 1), 1e-6
 
     def loss(offset: float) -> float:
         with torch.no_grad():
             model.table[entry] += offset
-            value = -elbo(score(model, batch, 10**6), old, batch.advantage).sum().item() / B
+            value = -elbo(elbos(model, batch), old, batch.advantage).sum().item() / B
             model.table[entry] -= offset
         return value
 
@@ -144,26 +113,26 @@ def test_elbo_objective_gradient_agrees_with_central_differences_off_policy():
 
 
 def test_positive_advantages_make_the_gradient_independent_of_the_old_policy():
-    model, batch = TableModel(1), make_batch(sign=1)
-    old = score(model.moved(9, 0.5), batch, 10**6)
+    model, batch = TableModel(1), toy_batch(sign=1)
+    old = Known(score(model.moved(9, 0.5), batch, ALL))
     torch.testing.assert_close(gradient("bgpo", model, batch, old), gradient("bgpo", model, batch), rtol=0, atol=1e-14)
 
 
 def test_zero_advantage_gives_zero_gradient_and_may_be_dropped():
-    model, batch = TableModel(1), make_batch()
+    model, batch = TableModel(1), toy_batch()
     batch.advantage[[1, 4]] = 0
     whole = gradient("bgpo", model, batch)
     live = batch.select(batch.advantage.nonzero()[:, 0])
-    torch.testing.assert_close(gradient("bgpo", model, live), whole, rtol=0, atol=1e-15)
+    torch.testing.assert_close(gradient("bgpo", model, live, denominator=B), whole, rtol=0, atol=1e-15)
     batch.advantage.zero_()
     assert not gradient("bgpo", model, batch).any()
 
 
 def test_length_normalisation_scales_the_on_policy_gradient_by_one_over_length():
-    model, batch = TableModel(1), make_batch()
+    model, batch = TableModel(1), toy_batch()
     plain = gradient("bgpo", model, batch)
     model.zero_grad()
-    accumulate(model, batch, OBJECTIVES["bgpo"], B, 10**6, None, normalizer=float(L))
+    accumulate(model, batch, surrogate("bgpo", float(L)), B, ALL)
     torch.testing.assert_close(model.table.grad, plain / L, rtol=1e-12, atol=0)
 
 
@@ -177,10 +146,10 @@ def test_separable_objectives_free_each_graph_and_the_others_hold_all():
     def held(objective: str, K: int) -> float:
         generator = torch.Generator().manual_seed(1)
         ids = torch.randint(3, 50, (8, 12), generator=generator)
-        batch = Batch(ids[:, :4], ids[:, 4:], draw_masks(8, K, 8, generator), torch.ones(8), torch.zeros(8))
+        batch = batch_of(ids[:, 4:], draw_masks(8, K, 8, generator), torch.ones(8), ids[:, :4])
         saved = SavedBytes(model.model)
         with saved:
-            accumulate(model, batch, OBJECTIVES[objective], 8, token_budget=8 * 12)
+            accumulate(model, batch, surrogate(objective), 8, Passes(8 * 12))
         return saved.peak_mb
 
     assert held("bgpo", 16) == pytest.approx(held("bgpo", 1), rel=0.15)  # masked rows vary from draw to draw

@@ -38,6 +38,8 @@ def values_of(knob: Knob) -> st.SearchStrategy:
         return st.booleans()
     if knob.kind is int:
         return st.integers(int(knob.low), int(knob.high))
+    if knob.kind is str:
+        return st.text(max_size=40).filter(lambda text: "\0" not in text)
     return st.floats(knob.low, knob.high)
 
 
@@ -48,6 +50,9 @@ COMPANIONS = {
     "denoising_steps": {"denoising_steps": 4},
     "token_budget": {"token_budget": 999},
     "group_size": {"group_size": 5},
+    "objective": {"objective": "espo"},
+    "objective_file": {"objective_file": "my objective.py", "objective": "custom"},
+    "reward_file": {"reward_file": "it's mine.py"},
 }
 
 

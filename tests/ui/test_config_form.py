@@ -51,7 +51,7 @@ def test_every_knob_has_a_control_with_its_default_help_and_id():
 
 
 @pytest.mark.parametrize(("name", "kind"), [
-    ("task", gr.Dropdown), ("normalize_by_length", gr.Checkbox), ("temperature", UnjudgedSlider),
+    ("task", gr.Dropdown), ("share_masks", gr.Checkbox), ("temperature", UnjudgedSlider),
     ("mc_samples", gr.Number), ("learning_rate", gr.Number), ("weight_decay", gr.Number),
     ("correct_fraction", UnjudgedSlider),
 ])
@@ -105,9 +105,9 @@ def test_what_the_form_holds_is_the_config():
 
 def test_address_fills_the_form():
     wanted = config_form.prefill({"tab": "new", "preset": "stack_programs", "train_steps": "3", "objective": "elbo",
-                                  "normalize_by_length": "false", "learning_rate": "1e-3"})
+                                  "share_masks": "true", "learning_rate": "1e-3"})
     expected = PRESETS["stack_programs"].config().with_values(
-        train_steps=3, objective="elbo", normalize_by_length=False, learning_rate=1e-3)
+        train_steps=3, objective="elbo", share_masks=True, learning_rate=1e-3)
     assert config_form.read(wanted.values) == expected
     assert wanted.preset == "stack_programs" and wanted.ignored == []
 
@@ -124,7 +124,7 @@ def test_out_of_range_in_an_address_is_shown_at_its_field():
 
 
 @pytest.mark.parametrize(("name", "text"), [
-    ("seed", "abc"), ("seed", "nan"), ("seed", "1e999"), ("task", "sudoku"), ("normalize_by_length", "maybe"),
+    ("seed", "abc"), ("seed", "nan"), ("seed", "1e999"), ("task", "sudoku"), ("share_masks", "maybe"),
     ("temperature", "99"), ("preset", "<script>"),
 ])
 def test_what_no_field_can_hold_is_left_out_with_a_sentence(name, text):

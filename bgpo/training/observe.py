@@ -1,0 +1,174 @@
+"""What an update did, as metrics by name. Nothing here changes what is trained."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bgpo.algorithm.masking import draw_masks
+from bgpo.algorithm.objectives import bgpo, elbo
+from bgpo.algorithm.surrogate import Surrogate
+from bgpo.config import TrainConfig
+from bgpo.training.draws import estimates_elbo
+from bgpo.training.likelihood import Batch, Known, view_of
+from bgpo.training.seeds import torch_generator
+
+
+@dataclass(frozen=True)
+class Updated:
+    """One update as it was made.
+
+    Attributes:
+        samples: (B, K, L) log-probabilities at which the gradient was taken; known: those of other policies.
+        completions: of the whole step, those dropped and merged included.
+    """
+
+    surrogate: Surrogate
+    batch: Batch
+    samples: Tensor
+    known: Known
+    completions: int
+
+
+def update_metrics(first: Updated, last: Updated, estimates_elbo: bool) -> dict[str, float]:
+    """Metrics of a step's first and last update. `estimates_elbo`: the draws' sums are ELBO estimates."""
+    metrics = {"groups/merged_fraction": 1 - len(first.batch) / max(1.0, first.batch.count.sum().item())}
+    if first.known.reference is not None:
+        view = view_of(first.batch, first.samples, first.known)
+        total = (first.batch.count * first.surrogate.kl_value(view)).sum().item()
+        metrics["kl/reference"] = total / first.completions
+    if "clip_epsilon" in inspect.signature(last.surrogate.objective.value).parameters:
+        metrics["ratio/clipped_fraction"] = _clipped_fraction(last)
+    if estimates_elbo:
+        view = view_of(first.batch, first.samples)
+        metrics |= _elbo_metrics(first.surrogate.elbo(first.samples, view) * first.surrogate.normalizer)
+        now, old = (last.surrogate.elbo(x, view_of(last.batch, x)) for x in (last.samples, last.known.old))
+        bound, objective = _bound_and_objective(now, old, last.batch.advantage)
+        count, B = last.batch.count, last.completions
+        metrics |= {
+            "bound/value": _total(bound, count, B),
+            "bound/elbo_objective": _total(objective, count, B),
+            "bound/gap": _total(objective - bound, count, B),
+        }
+    return metrics
+
+
+def noise_metrics(optimizer: torch.optim.AdamW) -> dict[str, float]:
+    """How much of the squared gradient is noise, from AdamW's moments: no pass, no copy of a gradient.
+
+    With G the persistent gradient and S the variance of the noise, summed over parameters, the corrected second moment
+    averages to G^2 + S and the square of the first to G^2 + c S, where c is the sum of its squared weights.
+    """
+    (group,) = optimizer.param_groups
+    states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
+    if not states or (steps := int(states[0]["step"])) < 2:
+        return {}
+    b1, b2 = group["betas"]
+    c = (1 - b1) / (1 + b1) * (1 - b1 ** (2 * steps)) / (1 - b1**steps) ** 2
+    mean = sum(s["exp_avg"].double().square().sum().item() for s in states) / (1 - b1**steps) ** 2
+    second = sum(s["exp_avg_sq"].double().sum().item() for s in states) / (1 - b2**steps)
+    if second == 0:
+        return {}
+    noise = (second - mean) / (1 - c) / second
+    return {"grad/noise_fraction": min(1.0, max(0.0, noise))}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some whole groups of a step on which bound and objective are measured once more after its updates.
+
+    Whole groups, because their advantages add up to 0: what is left is what the updates have gained.
+
+    Attributes:
+        batch: their live completions; rows: where these stand in the step's first batch.
+        rides_along: the masks are those of the first update, so its numbers serve as the ones before.
+        completions: of these groups, those dropped and merged included.
+        normalizer: ELBOs are divided by it.
+    """
+
+    batch: Batch
+    rows: Tensor
+    rides_along: bool
+    completions: int
+    normalizer: float
+
+    @classmethod
+    def choose(cls, config: TrainConfig, surrogate: Surrogate, batch: Batch, step: int) -> Probe:
+        """Up to `bound_probe` completions' worth of groups, evenly over the batch.
+
+        An objective whose own draws estimate no ELBO is measured on stratified draws, so that every objective
+        is seen on the same footing.
+        """
+        c, G = config, config.group_size
+        groups = batch.group.unique()
+        count = min(len(groups), math.ceil(c.bound_probe / G))
+        chosen = groups[torch.linspace(0, len(groups) - 1, count, device=groups.device).round().long()]
+        rows = torch.isin(batch.group, chosen).nonzero()[:, 0]
+        rides_along = estimates_elbo(c, surrogate.objective)
+        part = batch.select(rows)
+        if not rides_along:
+            generator = torch_generator(c.seed, "probe", step, rows.device)
+            part = replace(part, draws=draw_masks(len(rows), c.mc_samples, c.completion_length, generator))
+        sequence = surrogate.objective.level == "sequence"
+        normalizer = surrogate.normalizer if sequence else float(c.completion_length)
+        return cls(part, rows, rides_along, count * G, normalizer)
+
+    def metrics(self, before: Tensor, after: Tensor) -> dict[str, float]:
+        """Args: (b, K, L) log-probabilities on the probe's batch before and after the step's updates."""
+        if not len(self.batch):
+            return {}
+        weight = self.batch.draws.weight
+        old, now = (weight * x.sum(-1) / self.normalizer for x in (before, after))
+        advantage, count = self.batch.advantage, self.batch.count
+        bound, objective = _bound_and_objective(now, old, advantage)
+        gap, positive = objective - bound, advantage > 0
+        log_ratio = (now - old).double()
+        sequence = log_ratio.mean(-1).exp()
+        p05, p95 = (log_ratio.flatten().quantile(q).item() for q in (0.05, 0.95))
+        metrics = {
+            "bound/value_after": _total(bound, count, self.completions),
+            "bound/elbo_objective_after": _total(objective, count, self.completions),
+            "bound/gap_after": _total(gap, count, self.completions),
+            "bound/gap_positive_after": _total(gap * positive, count, self.completions),
+            "bound/gap_negative_after": _total(gap * ~positive, count, self.completions),
+            "log_ratio/mean_abs_after": log_ratio.abs().mean().item(),
+            "log_ratio/p05_after": p05,
+            "log_ratio/p95_after": p95,
+            "ratio/ess_after": (sequence.sum() ** 2 / sequence.square().sum() / len(sequence)).item(),
+        }
+        return metrics if self.rides_along else metrics | _elbo_metrics(old * self.normalizer)
+
+
+def _bound_and_objective(now: Tensor, old: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) each, in float64."""
+    now, old, advantage = now.double(), old.double(), advantage.double()
+    return bgpo(now, old, advantage), elbo(now, old, advantage)
+
+
+def _total(values: Tensor, count: Tensor, completions: int) -> float:
+    return (values * count).sum().item() / completions
+
+
+def _elbo_metrics(samples: Tensor) -> dict[str, float]:
+    """(B, K) ELBO samples in nats."""
+    if not len(samples):
+        return {}
+    metrics = {"elbo/mean": samples.mean().item()}
+    K = samples.shape[1]
+    if K > 1:
+        spread = samples.std(1).mean().item()
+        metrics |= {"elbo/spread": spread, "elbo/standard_error": spread / K**0.5}
+    return metrics
+
+
+def _clipped_fraction(update: Updated) -> float:
+    """Share of scored tokens of live completions whose gradient the clip has set to 0."""
+    surrogate = replace(update.surrogate, kl=None)
+    derivative = surrogate.derivative(view_of(update.batch, update.samples, update.known))
+    scored = update.batch.draws.scored & (update.batch.advantage != 0)[:, None, None]
+    total = scored.sum().item()
+    return ((derivative == 0) & scored).sum().item() / total if total else 0.0

@@ -1,0 +1,125 @@
+"""A researcher's own objective or reward, from a Python file that the config names.
+
+    # my_objective.py: tensors (B, K), (B, K), (B,) -> (B,), to be maximised
+    def objective(elbo, old_elbo, advantage):
+        return advantage * (elbo - old_elbo).mean(-1).exp()
+
+    SEPARABLE = False    # True: a mean of terms that need one mask draw each; then one pass is enough
+
+    # my_reward.py: the prompt, the task's expected answer, the text up to the end token -> a number
+    def reward(prompt, expected, completion):
+        return 1.0 if completion == expected else 0.0
+
+The file is code and runs with the rights of the trainer. It is copied into the run's folder when the run begins, and
+the copy is what runs, so that a resumed run does what the first one did.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from bgpo.algorithm.objectives import OBJECTIVES, Objective
+from bgpo.config import CUSTOM, TrainConfig
+from bgpo.tasks.base import Problem
+
+_FUNCTIONS = {"objective_file": "objective", "reward_file": "reward"}
+
+
+class PluginError(ValueError):
+    """The file is missing, does not load, or its function gives what training cannot use; in one sentence."""
+
+
+def keep_copies(config: TrainConfig, folder: Path) -> None:
+    """Copies the files that the config names into the run's folder, unless an earlier start has.
+
+    Raises:
+        PluginError: when a file is missing or defines no such function.
+    """
+    for knob in _FUNCTIONS:
+        given, kept = getattr(config, knob), _kept(folder, knob)
+        if given and not kept.exists():
+            check_file(knob, given)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(given).expanduser(), kept)
+
+
+def check_file(knob: str, given: str) -> None:
+    """Reads a file without running it; raises PluginError when it does not define its function."""
+    function = _FUNCTIONS[knob]
+    try:
+        tree = ast.parse(Path(given).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        why = error.strerror or error
+        raise PluginError(f"{knob} = {given} cannot be read ({why}); give the path of a Python file.") from error
+    except (SyntaxError, ValueError) as error:
+        raise PluginError(f"{knob} = {given} is not Python: {error}; mend the file.") from error
+    if not any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body):
+        raise PluginError(f"{knob} = {given} defines no function {function}(...); add one at the top level.")
+
+
+def objective_of(config: TrainConfig, folder: Path) -> Objective:
+    """The registered objective, or the one in the run's copy of `objective_file`."""
+    if config.objective != CUSTOM:
+        return OBJECTIVES[config.objective]
+    module = _load("objective_file", _kept(folder, "objective_file"))
+
+    def value(elbo: Tensor, old_elbo: Tensor, advantage: Tensor) -> Tensor:
+        result = module.objective(elbo, old_elbo, advantage)
+        if not isinstance(result, Tensor) or result.shape != advantage.shape:
+            shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise PluginError(
+                f"objective(...) in objective_file gave {shape} for {len(advantage)} completions; return one value "
+                f"each, shape {tuple(advantage.shape)}."
+            )
+        return result
+
+    separable = bool(getattr(module, "SEPARABLE", False))
+    return Objective(
+        CUSTOM, "Custom", value, "From objective_file.", config.objective_file, separable=separable, ratio_only=False
+    )
+
+
+def judge_of(config: TrainConfig, folder: Path) -> Callable[[Problem, str], float] | None:
+    """The reward in the run's copy of `reward_file`, or None for the task's own."""
+    if not config.reward_file:
+        return None
+    module = _load("reward_file", _kept(folder, "reward_file"))
+
+    def judge(problem: Problem, completion: str) -> float:
+        try:
+            value = float(module.reward(problem.prompt, problem.expected, completion))
+        except Exception as error:
+            raise PluginError(
+                f"reward(...) in reward_file failed on {completion[:40]!r}: {type(error).__name__}: {error}."
+            ) from error
+        if not math.isfinite(value):
+            shown = repr(completion[:40])
+            raise PluginError(f"reward(...) in reward_file gave {value} for {shown}; return a finite number.")
+        return value
+
+    return judge
+
+
+def _kept(folder: Path, knob: str) -> Path:
+    return folder / "code" / f"{_FUNCTIONS[knob]}.py"
+
+
+def _load(knob: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bgpo_{_FUNCTIONS[knob]}_file", path)
+    module: Any = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PluginError(f"{knob} failed while it was loaded: {type(error).__name__}: {error}.") from error
+    if not callable(getattr(module, _FUNCTIONS[knob], None)):
+        raise PluginError(f"{knob} defines no function {_FUNCTIONS[knob]}(...); add one at the top level.")
+    return module
