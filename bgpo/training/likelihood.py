@@ -121,14 +121,13 @@ class Known:
             is spent on them.
         reference: needed for a KL.
         anchor: (B, K) log ratios of the draws at the previous update, for a re-anchored bound.
+        old_is_partial: `old` is 0 for completions whose gradient does not depend on it.
     """
 
     old: Tensor | None = None
     reference: Tensor | None = None
     anchor: Tensor | None = None
-
-    def select(self, rows: Tensor) -> Known:
-        return Known(*(None if value is None else value[rows] for value in (self.old, self.reference, self.anchor)))
+    old_is_partial: bool = False
 
 
 def accumulate(

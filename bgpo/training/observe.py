@@ -46,6 +46,7 @@ def update_metrics(first: Updated, last: Updated, estimates_elbo: bool) -> dict[
     if estimates_elbo:
         view = view_of(first.batch, first.samples)
         metrics |= _elbo_metrics(first.surrogate.elbo(first.samples, view) * first.surrogate.normalizer)
+    if estimates_elbo and not last.known.old_is_partial:
         now, old = (last.surrogate.elbo(x, view_of(last.batch, x)) for x in (last.samples, last.known.old))
         bound, objective = _bound_and_objective(now, old, last.batch.advantage)
         count, B = last.batch.count, last.completions

@@ -104,19 +104,25 @@ class Updater:
     def _known(self, batch: Batch, update: int, check: Check) -> Known:
         """Old and reference numbers that have to be there before the weights first move."""
         old = reference = None
+        partial = False
         if self.objective.sampler_head:
             old = batch.drawn_logprob[:, None] * batch.draws.scored
         elif update or not self.config.skip_old_pass:
+            partial = self._may_skip_good
             old = self._old(batch, check)
         if self.config.kl_coefficient and self.reference is not None:
             reference = self._score(self.reference, batch, check, drawn=True)
         elif self.config.kl_coefficient:  # against the policy that made the rollouts
             reference = old if old is not None else self._score(self.model, batch, check, drawn=True)
-        return Known(old, reference)
+        return Known(old, reference, old_is_partial=partial)
+
+    @property
+    def _may_skip_good(self) -> bool:
+        return self.objective.old_for_negative_only and self.config.skip_old_pass and not self.config.kl_coefficient
 
     def _old(self, batch: Batch, check: Check) -> Tensor:
         """(B, K, L); only bad completions are scored where the others' gradient ignores the old policy."""
-        if not (self.objective.old_for_negative_only and self.config.skip_old_pass):
+        if not self._may_skip_good:
             return self._score(self.model, batch, check, drawn=True)
         rows = (batch.advantage < 0).nonzero()[:, 0]
         old = torch.zeros_like(batch.draws.scored, dtype=batch.advantage.dtype)
