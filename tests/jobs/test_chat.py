@@ -11,6 +11,7 @@ import torch
 from bgpo.jobs.chat import Chat, ChatError
 from bgpo.models.checkpoints import TrainingState, save_checkpoint
 from bgpo.models.tiny import build_tiny
+from tests.waiting import PATIENCE, wait_until
 
 SETTINGS = {
     "completion_length": 8, "denoising_steps": 4, "block_length": 4, "temperature": 1.0, "remasking": "low_confidence",
@@ -101,16 +102,11 @@ def test_two_questions_take_turns_and_an_abandoned_one_lets_go(chat, checkpoint)
     other.start()
     assert not done.wait(0.3)
     first.close()
-    assert done.wait(20)
+    assert done.wait(PATIENCE)
     other.join()
 
 
 def test_the_model_is_given_back_when_idle(checkpoint):
     chat = Chat(idle_seconds=0.05)
     ask(chat, checkpoint)
-    deadline = threading.Event()
-    for _ in range(100):
-        if chat.loaded_checkpoint is None:
-            break
-        deadline.wait(0.05)
-    assert chat.loaded_checkpoint is None
+    wait_until(lambda: chat.loaded_checkpoint is None, "the model to be given back")

@@ -13,8 +13,9 @@ import pytest
 
 from bgpo.jobs import runner
 from bgpo.jobs.runner import Identity
+from tests.waiting import PATIENCE, wait_until
 
-from .conftest import processes_of, wait_until
+from .conftest import processes_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prctl")
 
@@ -28,19 +29,19 @@ def start(folder: Path, *command: str) -> subprocess.Popen:
 
 def test_it_keeps_the_exit_code_and_appends_to_the_log(data):
     (data / "log.txt").write_text("before\n")
-    assert start(data, "sh", "-c", "echo out; echo err >&2; exit 75").wait(20) == 75
+    assert start(data, "sh", "-c", "echo out; echo err >&2; exit 75").wait(PATIENCE) == 75
     assert json.loads((data / "exit.json").read_text())["returncode"] == 75
     assert (data / "log.txt").read_text() == "before\nout\nerr\n"
     assert runner.lock_state(data) == "free"
 
 
 def test_it_tells_a_signal_from_an_exit_code(data):
-    start(data, "sh", "-c", "kill -9 $$").wait(20)
+    start(data, "sh", "-c", "kill -9 $$").wait(PATIENCE)
     assert json.loads((data / "exit.json").read_text())["returncode"] == -9
 
 
 def test_a_command_that_cannot_be_started_leaves_the_reason(data):
-    start(data, "/nonexistent/python").wait(20)
+    start(data, "/nonexistent/python").wait(PATIENCE)
     left = json.loads((data / "exit.json").read_text())
     assert left["returncode"] == 127
     assert left["problem"] == "/nonexistent/python could not be started: No such file or directory"
@@ -53,11 +54,11 @@ def test_the_lock_is_held_for_as_long_as_the_worker_lives(data):
     assert holder == Identity.of(process.pid) and holder.alive()
 
     second = start(data, "sh", "-c", "echo never")
-    assert second.wait(20) == runner.ALREADY_LOCKED
+    assert second.wait(PATIENCE) == runner.ALREADY_LOCKED
     assert "never" not in (data / "log.txt").read_text()
 
     process.send_signal(signal.SIGTERM)  # forwarded to the worker, whose end is then recorded
-    process.wait(20)
+    process.wait(PATIENCE)
     assert json.loads((data / "exit.json").read_text())["returncode"] == -signal.SIGTERM
     assert runner.lock_state(data) == "free" and runner.lock_holder(data) is None
 
@@ -67,7 +68,7 @@ def test_what_the_worker_leaves_behind_is_killed(data):
     # a grandchild in a session of its own, as torchrun's ranks are
     script = data / "stray.sh"
     script.write_text(f"setsid sh -c 'sleep 600; true {data}' & exec setsid sh -c 'exit 3'")
-    assert start(data, "sh", str(script)).wait(20) == 3
+    assert start(data, "sh", str(script)).wait(PATIENCE) == 3
     assert processes_of(data) == []
 
 
@@ -78,7 +79,7 @@ def test_the_worker_is_told_when_its_runner_is_killed(data):
     process = start(data, "sh", str(script))
     wait_until(lambda: (data / "log.txt").exists() and "ready" in (data / "log.txt").read_text(), "the worker")
     process.kill()
-    process.wait(20)
+    process.wait(PATIENCE)
     wait_until(lambda: (data / "told").exists(), "SIGTERM to reach the worker")
     assert runner.lock_state(data) == "free"
 
@@ -140,5 +141,5 @@ def test_it_is_small(data):
     status = Path(f"/proc/{process.pid}/status").read_text()
     kilobytes = int(status.split("VmRSS:")[1].split()[0])
     process.terminate()
-    process.wait(20)
+    process.wait(PATIENCE)
     assert kilobytes < 25_000

@@ -20,8 +20,9 @@ from storage import tables
 from storage.checkpoints import add_checkpoint
 from storage.metrics import Point, points_after
 from storage.runs import claim_next, get_run, run_events, transition
+from tests.waiting import PATIENCE, wait_until
 
-from .conftest import processes_of, wait_until
+from .conftest import processes_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -194,7 +195,7 @@ def test_a_kill_reaches_the_whole_tree(db, data, row):
     control.kill(db, run.id)
     scheduler = Scheduler(db)
     scheduler.dispatch()
-    process.wait(20)
+    process.wait(PATIENCE)
     assert processes_of(folder) == []
     scheduler.reap()
     assert get_run(db, run.id).reason == "Killed on request."
@@ -204,9 +205,9 @@ def test_log_tail_is_the_end_however_long(data):
     assert settling.log_tail(data) == []
     with open(data / "log.txt", "w") as file:
         file.writelines(f"line {number}\n" for number in range(200_000))
-    began = time.perf_counter()
+    began = time.thread_time()  # what others take of the processor does not count
     assert settling.log_tail(data, 3) == ["line 199997", "line 199998", "line 199999"]
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import shlex
 import signal
 import subprocess
@@ -27,9 +28,10 @@ from bgpo.jobs.worker import _failure, main
 from storage.checkpoints import checkpoints_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import points_after
-from storage.runs import get_run, run_events
+from storage.runs import get_run, list_runs, run_events
+from tests.waiting import PATIENCE, paused, wait_until
 
-from .conftest import BAD_CONFIG, QUICK, ROOT, bury, processes_of, reaches, wait_until
+from .conftest import BAD_CONFIG, QUICK, ROOT, bury, processes_of, reaches
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -53,28 +55,27 @@ def restarted(scheduler: Scheduler, db) -> Scheduler:
 def test_a_run_is_watched_stopped_and_resumed_to_its_end_over_a_restart_of_the_app(db, scheduler, submit):
     run = submit(train_steps=60)
     assert run.status == "queued"
-    running = reaches(db, run, "running", seconds=20)
+    running = reaches(db, run, "running")
     assert settling.worker_identity(running).alive()
     assert runner.lock_state(Path(run.folder)) == "held"
 
     wait_until(lambda: steps_of(db, run), "the first training step")
-    second = restarted(scheduler, db)
-    assert reaches(db, run, "running").pid == running.pid
-
-    control.stop(db, run.id)
-    asked = time.monotonic()
+    with paused(db, running.pid):
+        second = restarted(scheduler, db)
+        assert reaches(db, run, "running").pid == running.pid
+        asked = control.stop(db, run.id)
     stopped = reaches(db, run, "stopped")
-    assert time.monotonic() - asked < 8
+    assert stopped.step - asked.step <= 30  # heard within a second or so, counted in its own pace
     assert stopped.requested is None and 0 < stopped.step < 60
     assert stopped.reason == f"Stopped at step {stopped.step} of 60; Resume goes on from there."
     saved = checkpoints_of(db, run.id)[-1]
     assert (saved.step, saved.kind) == (stopped.step, "stop") and Path(saved.folder, "model.safetensors").exists()
-    left = wait_until(lambda: runner.read_json(Path(run.folder, "exit.json")), "the exit code", seconds=10)
+    left = wait_until(lambda: runner.read_json(Path(run.folder, "exit.json")), "the exit code")
     assert left["returncode"] == 75
-    wait_until(lambda: processes_of(Path(run.folder)) == [], "all its processes to be gone", seconds=10)
+    wait_until(lambda: processes_of(Path(run.folder)) == [], "all its processes to be gone")
 
     control.resume(db, run.id)
-    finished = reaches(db, run, "finished", seconds=90)
+    finished = reaches(db, run, "finished", seconds=150)
     assert finished.step == 60 and finished.seconds > stopped.seconds and finished.started_at == running.started_at
     assert sorted(steps_of(db, run)) == list(range(1, 61))
     started = ["queued", "launching", "running"]
@@ -86,18 +87,20 @@ def test_a_run_is_watched_stopped_and_resumed_to_its_end_over_a_restart_of_the_a
 
 
 def test_a_killed_worker_is_failed_with_a_reason_and_its_log(db, scheduler, submit):
-    run = reaches(db, submit(), "running", seconds=20)
+    run = reaches(db, submit(), "running")
     wait_until(lambda: settling.log_tail(Path(run.folder)), "a line in the log")
     os.kill(run.pid, signal.SIGKILL)
-    killed = time.monotonic()
-    failed = reaches(db, run, "failed", seconds=15)
-    assert time.monotonic() - killed < 8
+    # its runner gives the lock back last; only a tick that was under way then may still miss it
+    wait_until(lambda: runner.lock_state(Path(run.folder)) == "free", "the runner to end")
+    before = scheduler.spared
+    failed = reaches(db, run, "failed")
+    assert scheduler.spared - before <= 1
     assert failed.reason.startswith("The training process was killed (signal 9), probably because the machine ran out")
     assert settling.log_tail(Path(run.folder))[0].endswith("Run 1, adder bgpo K=2 seed 0")
 
 
 def test_a_config_that_cannot_run_fails_with_its_sentence(db, scheduler, row):
-    failed = reaches(db, row("queued", BAD_CONFIG), "failed", seconds=20)
+    failed = reaches(db, row("queued", BAD_CONFIG), "failed")
     assert failed.reason == (
         "The config cannot run: mc_samples = 0 is not allowed; give a whole number from 1 to 1024."
     )
@@ -115,11 +118,11 @@ def test_two_schedulers_start_each_run_once(db, row):
 
     def all_failed() -> bool:
         nonlocal most
-        seen = [get_run(db, run.id).status for run in runs]
+        seen = [run.status for run in list_runs(db)]  # all at one moment
         most = max(most, seen.count("running"))
         return set(seen) == {"failed"}
 
-    wait_until(all_failed, "all runs to end", seconds=60)
+    wait_until(all_failed, "all runs to end")
     assert most <= 2
     for run in runs:
         assert statuses(db, run).count("running") == 1
@@ -142,21 +145,21 @@ time.sleep(600)
 def test_a_killed_app_leaves_the_run_going_and_a_killed_runner_lets_it_end_in_order(db, submit):
     run = submit(train_steps=100_000)
     app = subprocess.Popen([sys.executable, "-c", APP, db.url], cwd=ROOT)
-    running = reaches(db, run, "running", seconds=30)
+    running = reaches(db, run, "running")
     app.kill()
     app.wait()
     beat = get_run(db, run.id).heartbeat_at
-    wait_until(lambda: get_run(db, run.id).heartbeat_at > beat + 1, "the run to go on without the app", seconds=20)
+    wait_until(lambda: get_run(db, run.id).heartbeat_at > beat + 1, "the run to go on without the app")
 
     scheduler = Scheduler(db)
     scheduler.start()
-    time.sleep(0.5)
+    scheduler.reap()
     assert get_run(db, run.id).status == "running"
     os.kill(psutil.Process(running.pid).ppid(), signal.SIGKILL)
     stopped = reaches(db, run, "stopped")  # although the lock has been free since then
     assert stopped.reason.startswith("Stopped")
     assert run_events(db, run.id)[-1].who == "worker"
-    wait_until(lambda: processes_of(Path(run.folder)) == [], "all its processes to be gone", seconds=10)
+    wait_until(lambda: processes_of(Path(run.folder)) == [], "all its processes to be gone")
     scheduler.shutdown()
 
 
@@ -179,7 +182,7 @@ def test_the_command_alone_trains_stops_on_ctrl_c_and_goes_on(data):
     db = open_database(url)
     wait_until(lambda: process.poll() is not None or steps_of(db, get_run(db, 1)), "a step")
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, err
     summary = json.loads(out.splitlines()[-1])
     run = get_run(db, 1)
@@ -188,11 +191,13 @@ def test_the_command_alone_trains_stops_on_ctrl_c_and_goes_on(data):
     assert Path(run.folder) == data / "here" / "runs" / "1"
     assert (data / "here" / "warm_starts").is_dir()
 
+    began, before = time.monotonic(), run.seconds
     out, bars = in_a_terminal(command("1", "--database", url, "--json"))
     summary = json.loads(out.splitlines()[-1])
     run = get_run(db, 1)
     assert (summary["status"], run.status, run.step) == ("finished", "finished", 50)
-    assert summary["seconds"] == pytest.approx(run.seconds, abs=1)
+    # the row's time is taken a little before the summary's, and no process runs longer than it was waited for
+    assert run.seconds - 0.1 <= summary["seconds"] <= before + time.monotonic() - began + 0.1
     rewards = {p.step: p.value for p in points_after(db, 1, 0)[0] if p.metric == "reward/heldout_greedy"}
     assert list(rewards) == [0, 20, 40, 50]
     assert (summary["first"], summary["last"]) == (rewards[0], rewards[50])
@@ -214,7 +219,7 @@ def in_a_terminal(words: list[str]) -> tuple[str, str]:
             break
         shown += part
     os.close(ours)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, shown.decode()
     return out, shown.decode()
 
@@ -224,15 +229,21 @@ def test_a_ctrl_c_in_the_first_moment_leaves_no_row_that_says_running(data):
     process = subprocess.Popen(command("--database", url), cwd=ROOT, text=True, stderr=subprocess.PIPE)
     wait_until(lambda: (data / "runs" / "1").exists(), "the run's folder")  # its row is not even there yet
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75 and "Traceback" not in err
     db = open_database(url)
     assert get_run(db, 1).status == "stopped"
     db.close()
 
 
+def processor_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_second_ctrl_c_ends_at_once(data):
     url = sqlite_url(data / "runs.db")
+    before = processor_seconds_of_children()
     process = subprocess.Popen(
         command(*quick_flags(train_steps=100_000), "--database", url), cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -242,10 +253,11 @@ def test_a_second_ctrl_c_ends_at_once(data):
     process.send_signal(signal.SIGINT)
     while "press Ctrl-C again" not in process.stderr.readline():
         assert process.poll() is None
+    spent = sum(psutil.Process(process.pid).cpu_times()[:2])
     process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
-    _, err = process.communicate(timeout=20)
-    assert time.monotonic() - asked < 5  # it does not wait until torch is loaded
+    _, err = process.communicate(timeout=PATIENCE)
+    # it does not wait until torch is loaded, in the processor's time: others may use the machine as well
+    assert processor_seconds_of_children() - before - spent < 2
     assert process.returncode == 75, err
     db = open_database(url)
     # the first Ctrl-C may have been carried out in the moment before the second one

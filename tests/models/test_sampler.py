@@ -44,7 +44,7 @@ def test_every_position_is_committed_once_within_its_block(model, order, length,
 
 
 @given(length=st.integers(1, 12), block=st.integers(1, 12), steps=st.integers(1, 14))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_quotas_add_up_or_the_settings_are_refused(length, block, steps):
     sampler = SamplerSettings(length, steps, block, 1.0, "random")
     fits = length % block == 0 and steps <= length and steps % (length // block) == 0

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from storage.metrics import Point, flush, points_after
 from storage.runs import create_run, list_runs
 from storage.tables import metadata
 from storage.upgrade import MIGRATIONS, upgrade
+from tests.waiting import PATIENCE
 
 
 def pragma(db, name):
@@ -106,7 +108,7 @@ def test_a_folder_is_not_a_database(tmp_path):
 def test_a_damaged_file_is_said_to_be_damaged(tmp_path, migrated_file):
     path = tmp_path / "bgpo.db"
     whole = migrated_file.read_bytes()
-    path.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
+    path.write_bytes(whole[:4096] + random.Random(0).randbytes(len(whole) - 4096))
     with pytest.raises(StorageError, match="is damaged"):
         list_runs(open_database(sqlite_url(path)))
 
@@ -159,7 +161,7 @@ def test_what_cannot_be_written_gets_a_sentence(prepare, migrated_file):
         here, there = multiprocessing.Pipe()
         process = multiprocessing.get_context("fork").Process(target=open_without_rights, args=(str(given), there))
         process.start()
-        assert here.poll(20)
+        assert here.poll(PATIENCE)
         sentence = here.recv()
         process.join()
         os.chmod(folder, 0o755)

@@ -107,7 +107,7 @@ def test_a_resumed_run_that_writes_steps_again_is_seen(db, new_run):
 batches = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5), st.floats(-9, 9)), max_size=6)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=st.lists(st.tuples(batches, st.booleans(), st.integers(1, 4)), max_size=8))
 def test_a_reader_that_follows_ends_with_what_is_stored(db, new_run, steps):
     id, cursor, copy, truth = new_run().id, 0, {}, {}

@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from storage.metrics import Point, flush, points_after, series
 from storage.runs import claim_next, get_run, list_runs, run_events
 from storage.tables import run
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
@@ -70,7 +71,7 @@ def go(*processes):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (0, "")
     return out
 

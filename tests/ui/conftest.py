@@ -7,16 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from starlette.testclient import TestClient
 
 from bgpo.presets import PRESETS
 from storage.database import open_database, sqlite_url
 from storage.runs import Run, create_run, get_run, transition
 from tests.chromium import FLAGS, HOW, find_chromium
+from tests.waiting import PATIENCE
 from ui import api, assets
 from ui.access import LOOPBACK, Access
 from ui.services import Services
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 @pytest.fixture(scope="session")

@@ -5,31 +5,32 @@ Run it alone with `pytest tests/ui/test_browser.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 
+from bgpo.jobs import runner, settling
 from bgpo.presets import PRESETS
 from storage.completions import Completion
-from storage.database import open_database, sqlite_url
+from storage.database import Database, open_database, sqlite_url
 from storage.metrics import Point, flush
-from storage.runs import create_run, get_run, transition
+from storage.runs import Run, create_run, get_run, transition
+from tests.waiting import PATIENCE, paused, wait_until
 
 ROOT = Path(__file__).parents[2]
-SHORT = "preset=adder&warmup_steps=40&train_steps=24&eval_every=4&prompts_per_step=4&group_size=4&eval_problems=8"
+SHORT = "preset=adder&warmup_steps=40&train_steps=32&eval_every=4&prompts_per_step=4&group_size=4&eval_problems=8"
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>${window.hacked=1}{{constructor}}</pre>"
 # what Gradio's client says when a page is left while one of its streams is open
-LEFT_THE_PAGE = re.compile("AbortError: signal is aborted|Connection errored out")
+LEFT_THE_PAGE = re.compile("AbortError: (signal is|BodyStreamBuffer was) aborted|Connection errored out")
 
 
 @dataclass
@@ -43,30 +44,66 @@ class App:
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(20)
+            self.process.wait(PATIENCE)
 
 
-def start_app(data_dir: Path) -> App:
-    """`python app.py` on a free port, once it answers."""
-    command = [sys.executable, "app.py", "--data-dir", str(data_dir), "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    line = process.stdout.readline()
-    found = re.search(r"http://\S+", line)
-    assert found, f"The app did not start: {line}{process.stdout.read()}"
-    return App(found.group(), data_dir, process)
+@contextlib.contextmanager
+def apps(data_dir: Path) -> Iterator[Callable[[], App]]:
+    """Starts `python app.py` on free ports, each once it answers. In the end nothing that came of them is left."""
+    started: list[App] = []
+
+    def start() -> App:
+        log = data_dir / f"app{len(started)}.txt"  # a pipe that nobody empties would block a talkative app
+        command = [sys.executable, "app.py", "--data-dir", str(data_dir), "--port", "0"]
+        with log.open("w") as file:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        started.append(App("", data_dir, process))
+        found = wait_until(
+            lambda: process.poll() is not None or re.search(r" at (http://\S+) ", log.read_text()), "the app to start"
+        )
+        assert found is not True, f"The app did not start: {log.read_text()}"
+        started[-1].url = found.group(1)
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.stop()
+        end_workers(data_dir)
+
+
+def end_workers(data_dir: Path) -> None:
+    db = open_database(sqlite_url(data_dir / "bgpo.db"))
+    for run in settling.live_runs(db):
+        settling.kill_tree(run)
+    db.close()
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Iterator[App]:
-    running = start_app(tmp_path_factory.mktemp("data"))
-    yield running
-    running.stop()
+    with apps(tmp_path_factory.mktemp("data")) as start:
+        yield start()
+
+
+@pytest.fixture
+def start_app(tmp_path) -> Iterator[Callable[[], App]]:
+    with apps(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def db(app) -> Iterator[Database]:
+    opened = open_database(sqlite_url(app.data_dir / "bgpo.db"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
 def page(browser) -> Iterator[Page]:
     """A page that fails the test when anything went wrong in its console."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE * 1000)
     opened = context.new_page()
     wrong: list[str] = []
 
@@ -75,7 +112,11 @@ def page(browser) -> Iterator[Page]:
             wrong.append(message.text)
 
     opened.on("console", heard)
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    def thrown(error) -> None:
+        if not LEFT_THE_PAGE.search(str(error)):
+            wrong.append(str(error))
+
+    opened.on("pageerror", thrown)
     yield opened
     context.close()
     assert wrong == []
@@ -93,155 +134,161 @@ def chart_state(page: Page, name: str) -> dict:
     )
 
 
-def wait_until(condition, seconds: float, what: str):
-    """The first true answer of `condition`, asked for a few times a second."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.2)
-    pytest.fail(f"Waited {seconds} s for {what}.")
-
-
 def drag_zoom(page: Page, name: str) -> None:
     """Zooms into the middle of a chart with the mouse."""
     area = page.locator(f'[data-chart="{name}"] .nsewdrag').first
     area.scroll_into_view_if_needed()
     box = area.bounding_box()
-    middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + box["width"] * 0.2, middle)
+    area.hover(position={"x": box["width"] * 0.2, "y": box["height"] / 2})  # waits until the page stands still
+    box = area.bounding_box()
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.7, middle, steps=6)
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] / 2, steps=6)
     page.mouse.up()
 
 
-def test_two_clicks_start_a_run_whose_charts_grow_and_keep_their_zoom_and_chat_answers(app, page):
-    page.goto(f"{app.url}/?{SHORT}")
-    expect(page.get_by_text("No runs yet.")).to_be_visible(timeout=20_000)
+def start_a_run(page: Page, url: str) -> None:
+    """The two clicks."""
+    page.goto(url)
+    expect(page.get_by_text("No runs yet.")).to_be_visible()
     page.locator('[data-preset="adder"] .choose').click()
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".bgpo-run-header .one h2")).not_to_be_empty()
 
-    expect(page.locator('[data-chart="warmup"] .nsewdrag').first).to_be_attached(timeout=60_000)
-    page.locator('[data-chart="time"]').scroll_into_view_if_needed()  # charts off the screen are not drawn
-    wait_until(lambda: chart_state(page, "time")["points"] > 0, 90, "the first training step")
-    page.locator('[data-chart="time"] .plot').evaluate("plot => { plot.dataset.mark = 'same'; }")
-    rollout = page.locator('[data-chart="time"] .legend button', has_text="Rollout")
-    rollout.click()
-    drag_zoom(page, "time")
-    expect(page.locator('[data-chart="time"] .reset')).to_be_visible()
-    zoomed = chart_state(page, "time")
 
-    grown = wait_until(lambda: (s := chart_state(page, "time"))["points"] > zoomed["points"] and s, 60, "more points")
+def test_two_clicks_start_a_run_whose_charts_grow_and_keep_their_zoom_and_chat_answers(app, db, page):
+    start_a_run(page, f"{app.url}/?{SHORT}")
+    expect(page.locator('[data-chart="warmup"] .nsewdrag').first).to_be_attached()
+    wait_until(lambda: get_run(db, 1).step >= 1, "the first training step", seconds=120)
+    with paused(db, get_run(db, 1).pid):  # or it could be at its end before the mouse is
+        page.locator('[data-chart="time"]').scroll_into_view_if_needed()  # charts off the screen are not drawn
+        wait_until(lambda: chart_state(page, "time")["points"] > 0, "the first training step on its chart")
+        page.locator('[data-chart="time"] .plot').evaluate("plot => { plot.dataset.mark = 'same'; }")
+        rollout = page.locator('[data-chart="time"] .legend button', has_text="Rollout")
+        rollout.click()
+        expect(rollout).to_have_attribute("aria-pressed", "false")
+        drag_zoom(page, "time")
+        expect(page.locator('[data-chart="time"] .reset')).to_be_visible()
+        zoomed = chart_state(page, "time")
+
+    grown = wait_until(lambda: (s := chart_state(page, "time"))["points"] > zoomed["points"] and s, "more points")
     assert grown["x"] == pytest.approx(zoomed["x"]) and grown["node"] == "same"
-    assert rollout.get_attribute("aria-pressed") == "false"
+    expect(rollout).to_have_attribute("aria-pressed", "false")
 
     expect(page.locator(".bgpo-run-header .bgpo-chip")).to_have_text("Finished", timeout=120_000)
-    assert page.locator(".bgpo-held-out .cell").count() >= 6
+    expect(page.locator(".bgpo-held-out .cell").nth(5)).to_be_attached()
     page.locator('[data-chart="time"] .reset').click()
-    assert chart_state(page, "time")["x"] != pytest.approx(zoomed["x"])
+    whole = wait_until(lambda: chart_state(page, "time")["x"], "the whole run")
+    assert whole != pytest.approx(zoomed["x"])
 
     page.locator("#run-checkpoints-button").click()
     page.get_by_role("link", name="Chat with it").last.click()
     expect(page).to_have_url(re.compile(r"tab=chat.*checkpoint=\d+"))
     generate = page.get_by_role("button", name="Generate", exact=True)
-    expect(generate).to_be_enabled(timeout=20_000)  # the page has put its own example into the prompt by then
+    expect(generate).to_be_enabled()  # the page has put its own example into the prompt by then
     page.get_by_label("Prompt").fill("37+48")
     generate.click()
     stage = page.locator("#chat-stage")
-    expect(stage.locator(".ds-verdict")).to_have_text(re.compile("Reward [01]"), timeout=60_000)
-    assert stage.locator(".ds-canvas .ds-chip").count() == 8
+    expect(stage.locator(".ds-verdict")).to_have_text(re.compile("Reward [01]"), timeout=120_000)
+    expect(stage.locator(".ds-canvas .ds-chip")).to_have_count(8)
 
 
-def test_a_run_survives_the_app_and_is_found_again(app, page, tmp_path):
-    first = start_app(tmp_path)
-    page.goto(f"{first.url}/?{SHORT.replace('train_steps=24', 'train_steps=2000')}")
-    page.locator('[data-preset="adder"] .choose').click(timeout=20_000)
-    page.get_by_role("button", name="Start", exact=True).click()
+def test_a_run_survives_the_app_and_is_found_again(start_app, page, tmp_path):
+    first = start_app()
+    start_a_run(page, f"{first.url}/?{SHORT.replace('train_steps=32', 'train_steps=100000')}")
     db = open_database(sqlite_url(tmp_path / "bgpo.db"))
-    try:
-        wait_until(lambda: get_run(db, 1).step >= 2, 90, "two training steps")
-        page.goto("about:blank")  # a browser logs lost connections as errors by itself
-        first.stop()
-        before = get_run(db, 1).step
-        wait_until(lambda: get_run(db, 1).step > before, 60, "a step without the app")
+    wait_until(lambda: get_run(db, 1).step >= 2, "two training steps", seconds=120)
+    page.goto("about:blank")  # a browser logs lost connections as errors by itself
+    first.stop()
+    before = get_run(db, 1).step
+    wait_until(lambda: get_run(db, 1).step > before, "a step without the app")
 
-        second = start_app(tmp_path)
-        page.goto(f"{second.url}/?run=1")
-        chip = page.locator(".bgpo-run-header .bgpo-chip")
-        expect(chip).to_have_text(re.compile("Training|Evaluating"), timeout=20_000)
-        page.get_by_role("button", name="Stop", exact=True).click()
-        expect(chip).to_have_text("Stopped", timeout=30_000)
-        expect(page.get_by_role("button", name="Resume")).to_be_visible()
-        page.get_by_role("button", name="Delete").click()
-        page.locator("dialog").get_by_role("button", name="Cancel").click()
-        assert get_run(db, 1).status == "stopped"
-        page.get_by_role("button", name="Delete").click()
-        page.locator("dialog").get_by_role("button", name="Delete").click()
-        expect(page.get_by_text("No runs yet.")).to_be_visible()
-        page.goto("about:blank")
-        second.stop()
-    finally:
-        first.stop()
-        end_worker(db)
-
-
-def end_worker(db) -> None:
-    """A failed test must not leave a process behind."""
-    from bgpo.jobs import control
-    from storage.database import StorageError
-
-    try:
-        pid = get_run(db, 1).pid
-    except StorageError:
-        return
-    if get_run(db, 1).status == "running" and pid:
-        control.kill(db, 1)
-        os.kill(pid, signal.SIGKILL)
+    second = start_app()
+    page.goto(f"{second.url}/?run=1")
+    chip = page.locator(".bgpo-run-header .bgpo-chip")
+    expect(chip).to_have_text(re.compile("Training|Evaluating"))
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(chip).to_have_text("Stopped")
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    # its last word comes a moment before its end, and only then it may be deleted
+    wait_until(lambda: runner.lock_state(Path(get_run(db, 1).folder)) == "free", "the run's processes to end")
+    page.get_by_role("button", name="Delete").click()
+    page.locator("dialog").get_by_role("button", name="Cancel").click()
+    assert get_run(db, 1).status == "stopped"
+    page.get_by_role("button", name="Delete").click()
+    page.locator("dialog").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("No runs yet.")).to_be_visible()
+    page.goto("about:blank")
+    second.stop()
+    db.close()
 
 
-def test_text_of_models_and_users_is_never_run(app, page):
-    db = open_database(sqlite_url(app.data_dir / "bgpo.db"))
+def failed_run(app: App, db: Database, text: str) -> Run:
+    """A run with `text` wherever a text can be. It never looks alive: the app would settle it."""
     config = PRESETS["adder"].config()
-    run = create_run(db, name=HOSTILE, config_json=config.to_json(), train_steps=60, runs_folder=app.data_dir / "runs")
-    transition(db, run.id, ("queued",), "launching")
-    transition(db, run.id, ("launching",), "running")
-    trace = json.dumps([[1, 0, HOSTILE, 0.5], [2, 1, "<eos>", 0.9]])
+    run = create_run(db, name=text, config_json=config.to_json(), train_steps=60, runs_folder=app.data_dir / "runs",
+                     status="stopped")
+    trace = json.dumps([[1, 0, text, 0.5], [2, 1, "<eos>", 0.9]])
     flush(db, run.id, [Point("reward/heldout_greedy", step, step, 0.5) for step in (0, 5)],
-          [Completion(step, "held_out", 0, HOSTILE, HOSTILE, HOSTILE, 0.0, HOSTILE, trace) for step in (0, 5)])
-    (Path(run.folder) / "log.txt").write_text(HOSTILE + "\n")
-    transition(db, run.id, ("running",), "failed", reason=HOSTILE)
+          [Completion(step, "held_out", 0, text, text, text, 0.0, text, trace) for step in (0, 5)])
+    (Path(run.folder) / "log.txt").write_text(text + "\n")
+    assert transition(db, run.id, ("stopped",), "failed", reason=text)
+    return run
 
-    page.goto(f"{app.url}/?run={run.id},1")
-    expect(page.get_by_text("Comparing 2 runs")).to_be_visible(timeout=20_000)
+
+def test_text_of_models_and_users_is_never_run(app, db, page):
+    run, other = failed_run(app, db, HOSTILE), failed_run(app, db, "another")
+    page.goto(f"{app.url}/?run={run.id},{other.id}")
+    expect(page.get_by_text("Comparing 2 runs")).to_be_visible()
+    expect(page.locator('[data-chart="reward"] .nsewdrag').first).to_be_attached()
     page.goto(f"{app.url}/?run={run.id}")
-    expect(page.locator(".bgpo-run-header .one h2")).to_have_text(HOSTILE, timeout=20_000)
+    expect(page.locator(".bgpo-run-header .one h2")).to_have_text(HOSTILE)
     expect(page.locator(".bgpo-run-header .failure")).to_contain_text("<script>")
     page.locator(".bgpo-held-out .cell").first.click()
+    expect(page.locator(".bgpo-held-out .ds-chip").first).to_be_visible()
     page.locator('[data-chart="reward"] .nsewdrag').first.hover()
     for name in ("config", "log", "checkpoints"):
         page.locator(f"#run-{name}-button").click()
+        expect(page.locator(f"#run-{name}")).to_be_visible()
     page.locator("#run-log-button").click()
     expect(page.locator(".bgpo-log-tail pre")).to_contain_text("<script>")
     assert page.evaluate("window.hacked") is None
-    assert page.locator("#bgpo-home img").count() == 0
+    expect(page.locator("#bgpo-home img")).to_have_count(0)
 
 
-def test_the_address_reproduces_the_view_and_the_page_fits_a_phone(app, page):
+def test_a_run_that_is_opened_during_a_poll_stays_open(app, db, page):
+    """The answer on its way was made before the run was."""
+    failed_run(app, db, "old")
+    page.goto(app.url)
+    title = page.locator(".bgpo-run-header .one h2")
+    expect(title).to_have_text("old")
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/api/live?*", lambda route: held.append((route, route.fetch())), times=1)
+    page.evaluate("void window.bgpo.live.poll()")
+    wait_until(lambda: page.evaluate("1") and held, "a poll")
+    page.evaluate("id => window.bgpo.openRun(id)", failed_run(app, db, "new").id)
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    expect(title).to_have_text("new")
+
+
+# something of each area that is there only when the area is
+AREAS = {"runs": ".bgpo-run-header .one h2", "new": "#new-run-start", "chat": "#chat-prompt", "system": ".sf-card dl"}
+
+
+def test_the_address_reproduces_the_view_and_the_page_fits_a_phone(app, db, page):
+    run = failed_run(app, db, "a run")
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"{app.url}/?run=1&x=time")
-    expect(page.locator('.bgpo-run-header [data-axis="time"]').first).to_have_attribute(
-        "aria-pressed", "true", timeout=20_000
-    )
-    for area in ("runs", "new", "chat", "system"):
+    page.goto(f"{app.url}/?run={run.id}&x=time")
+    expect(page.locator('.bgpo-run-header [data-axis="time"]').first).to_have_attribute("aria-pressed", "true")
+    for area, content in AREAS.items():
         page.locator(f"#area-{area}-button").click()
-        page.wait_for_timeout(600)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, area
+        expect(page.locator(content).first).to_be_visible()
+        wait_until(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390, f"{area} to fit a phone", 10)
     page.reload()
-    expect(page.locator("#area-system-button")).to_have_attribute("aria-selected", "true", timeout=20_000)
+    expect(page.locator("#area-system-button")).to_have_attribute("aria-selected", "true")
     dark = page.evaluate("document.body.classList.contains('dark')")
     page.get_by_role("button", name=re.compile("Switch to the")).click()
+    wait_until(lambda: page.evaluate("document.body.classList.contains('dark')") != dark, "the chosen theme")
     page.reload()
-    expect(page.locator("#area-system-button")).to_be_visible(timeout=20_000)
-    wait_until(lambda: page.evaluate("document.body.classList.contains('dark')") != dark, 5, "the chosen theme")
+    expect(page.locator("#area-system-button")).to_be_visible()
+    wait_until(lambda: page.evaluate("document.body.classList.contains('dark')") != dark, "the remembered theme")

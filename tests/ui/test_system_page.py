@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.waiting import PATIENCE
 from ui import system_page
 
 
@@ -33,7 +34,7 @@ def test_a_password_in_the_url_is_not_shown(services):
 def test_snippet_reads_a_run(services, new_run):
     new_run()
     code = next(s["text"] for s in system_page.snippets(services) if "Python" in s["title"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
@@ -58,5 +59,6 @@ def test_gpus_come_from_nvidia_smi_and_none_without_it(tmp_path, monkeypatch):
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 2048, 143771, 50'\n")
     smi.chmod(0o755)
+    monkeypatch.setattr(system_page, "_SMI_SECONDS", PATIENCE)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
     assert system_page.nvidia_gpus() == ["NVIDIA H200, 2.0 of 140 GiB used, 50 % busy"]

@@ -168,7 +168,8 @@ export class Stage {
   buildText() {
     this.textList = el("ol", { class: "ds-text-list" });
     this.textBlock = el("details", { class: "ds-text", on: { toggle: () => this.writeText() } },
-      el("summary", {}, "As text"), this.textList);
+      // "toggle" comes only after the open block was painted: a click fills it before it is seen
+      el("summary", { on: { click: () => this.writeText() } }, "As text"), this.textList);
     return this.textBlock;
   }
 

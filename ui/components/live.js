@@ -113,22 +113,24 @@ class Live extends EventTarget {
 
   async fetch() {
     const wanted = this.selected.map((id) => `${id}:${this.cursors.get(id) ?? 0}`).join(",");
+    const asked = [...this.selected];
     const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}`);
     this.clock = answer.now - Date.now() / 1000;
     this.token = answer.seen;
-    this.takeRuns(answer);
+    this.takeRuns(answer, asked);
     const changed = this.takePoints(answer);
     if (changed.length) this.emit("points", changed);
     if (answer.more) this.again = true;
   }
 
-  takeRuns(answer) {
+  // asked: what was selected when the answer was asked for; of a run that was started since it may not know yet
+  takeRuns(answer, asked) {
     const first = !this.loaded;
     if (answer.all) this.runs.clear();
     for (const run of answer.runs) this.runs.set(run.id, run);
     for (const id of answer.gone) this.runs.delete(id);
     this.loaded = true;
-    const known = this.selected.filter((id) => this.runs.has(id));
+    const known = this.selected.filter((id) => this.runs.has(id) || !asked.includes(id));
     if (!known.length && this.runs.size) known.push(this.list()[0].id);
     const moved = known.join() !== this.selected.join();
     if (answer.all || answer.runs.length || answer.gone.length || first) this.emit("runs");
