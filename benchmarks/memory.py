@@ -48,11 +48,11 @@ def measure(objective: str, mc_samples: int) -> dict[str, float]:
     # gradient buffers and lazily loaded kernels belong to both sides alike
     accumulate(model, batch(1, 2), surrogate, B, passes)
     work = batch(mc_samples, B)
-    before = _reset_peak_rss()
+    before = reset_peak_rss_mb()
     saved = SavedBytes(model.model)
     with saved:
         accumulate(model, work, surrogate, B, passes)
-    return {"saved_mb": round(saved.peak_mb, 2), "rss_mb": round(_peak_rss() - before, 1)}
+    return {"saved_mb": round(saved.peak_mb, 2), "rss_mb": round(peak_rss_mb() - before, 1)}
 
 
 def _status_mb(field: str) -> float:
@@ -62,12 +62,12 @@ def _status_mb(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def _reset_peak_rss() -> float:
+def reset_peak_rss_mb() -> float:
     Path("/proc/self/clear_refs").write_text("5")
     return _status_mb("VmRSS")
 
 
-def _peak_rss() -> float:
+def peak_rss_mb() -> float:
     return _status_mb("VmHWM")
 
 
