@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from storage.database import Database, upsert
 from storage.runs import RunNotFound
@@ -61,9 +61,8 @@ def alerts_of(db: Database, run_id: int) -> list[Alert]:
 def alert_counts(db: Database, run_ids: Sequence[int]) -> dict[int, Counter[str]]:
     """{run_id: how many alerts of each severity}, in one query; runs without any have an empty count."""
     found: dict[int, Counter[str]] = {run_id: Counter() for run_id in run_ids}
+    query = select(alert.c.run_id, alert.c.severity, func.count()).where(alert.c.run_id.in_(run_ids))
     with db.read() as connection:
-        for run_id, severity in connection.execute(
-            select(alert.c.run_id, alert.c.severity).where(alert.c.run_id.in_(run_ids))
-        ):
-            found[run_id][severity] += 1
+        for run_id, severity, count in connection.execute(query.group_by(alert.c.run_id, alert.c.severity)):
+            found[run_id][severity] = count
     return found

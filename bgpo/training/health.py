@@ -19,11 +19,12 @@ from bgpo.config import TrainConfig
 WARNING, SERIOUS = "warning", "serious"  # worth a look; the run is not learning, or its numbers are wrong
 
 WINDOW = 8  # steps: the step noise of a mean reward shrinks to about a third, and a collapse shows within minutes
+WIDTHS = (8, 16, 32)  # steps: a fall is looked for in short windows, for crashes, and in longer ones, for slow decay
 MEMORY = 64  # steps kept of each metric: enough for the longest window, the same for every length of run
 CLEAR_STEPS = 20  # steps without the condition before it may be raised again: longer than a window, so no flicker
 
 KEPT = 0.7  # a reward below this share of its best has fallen: in healthy runs evaluations dip by a tenth or two
-SURE_FALL = 5.0  # standard errors: the best of hundreds of windows lies some above the mean by luck alone
+SURE_FALL = 0.75  # standard errors beyond 2 sqrt(ln steps), which lie between best and worst by luck alone
 SURE_CHANGE = 2.0  # standard errors: enough where it only adds to a second sign
 SHRUNK = 0.5  # completions half as long as at the start: an answer learns to be brief by less than that
 HIGH_REWARD = 0.8  # from here on agreement within groups is success, not collapse
@@ -71,11 +72,26 @@ class _Series:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best window of rewards so far and the live groups of the same window."""
+    """The best window of rewards so far and the live groups of the same window, which ends at `step`."""
 
     reward: float
     live: float | None
     step: int
+
+
+@dataclass(frozen=True)
+class _Fall:
+    """The last `width` steps against the best as many steps before."""
+
+    width: int
+    reward: float
+    live: float | None
+    best: _Best
+
+    @property
+    def live_too(self) -> bool:
+        """Whether fewer groups carry a signal than when the reward was best."""
+        return None not in (self.live, self.best.live) and self.live < KEPT * self.best.live
 
 
 class History:
@@ -84,8 +100,9 @@ class History:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.step = 0
-        self.best: _Best | None = None
+        self.best: dict[int, _Best] = {}  # by width of the window
         self.highest = 0.0  # mean reward of any single step
+        self._squares, self._pairs = 0.0, 0  # of the change of the reward from a step to the next
         self._series: dict[str, _Series] = {}
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
@@ -93,10 +110,14 @@ class History:
         for name, value in values.items():
             if math.isfinite(value):
                 self._series.setdefault(name, _Series()).add(step, value)
-        reward = self.mean("reward/mean")
         self.highest = max([self.highest, *self.last("reward/mean", 1)])
-        if reward is not None and (self.best is None or reward > self.best.reward):
-            self.best = _Best(reward, self.mean("groups/live_fraction"), step)
+        for left, right in pairwise(self.last("reward/mean", 2)):
+            self._squares += (right - left) ** 2
+            self._pairs += 1
+        for width in WIDTHS:
+            reward = self.mean("reward/mean", width)
+            if reward is not None and (width not in self.best or reward > self.best[width].reward):
+                self.best[width] = _Best(reward, self.mean("groups/live_fraction", width), step)
 
     def last(self, name: str, count: int = WINDOW) -> list[float]:
         """The newest `count` values; empty while there are fewer, and when this step has none."""
@@ -110,8 +131,8 @@ class History:
         series = self._series.get(name)
         return list(series.recent) if series and series.step == self.step else []
 
-    def mean(self, name: str) -> float | None:
-        values = self.last(name)
+    def mean(self, name: str, width: int = WINDOW) -> float | None:
+        values = self.last(name, width)
         return fmean(values) if values else None
 
     def middle(self, name: str) -> float | None:
@@ -124,50 +145,53 @@ class History:
         series = self._series.get(name)
         return fmean(series.first) if series and len(series.first) == WINDOW else None
 
-    def error(self) -> float:
-        """Standard error of a difference of two windows' mean rewards, from step to step, so that a trend is none."""
-        values = self.seen("reward/mean")
-        squares = [(right - left) ** 2 for left, right in pairwise(values)]
-        return math.sqrt(fmean(squares) / 2 * 2 / WINDOW) if squares else 0.0
+    def error(self, width: int = WINDOW) -> float:
+        """Standard error of a difference of two windows' mean rewards.
+
+        From step to step, so that a trend is none; over the whole run, so that neither a lucky nor a quiet stretch
+        makes it too small.
+        """
+        return math.sqrt(self._squares / self._pairs / 2 * 2 / width) if self._pairs else 0.0
 
     def risen(self) -> bool:
         """Whether the reward is above that of the start by more than noise."""
         start, now = self.start("reward/mean"), self.mean("reward/mean")
         return None not in (start, now) and now - start > SURE_CHANGE * self.error()
 
-    def below_best(self, errors: float) -> bool:
-        """Whether the reward is below its best by more than so many standard errors."""
-        now = self.mean("reward/mean")
-        return None not in (now, self.best) and self.best.reward - now > errors * self.error()
+    def below_best(self) -> bool:
+        """Whether the reward is below its best by more than noise: a second sign, not one of its own."""
+        now, best = self.mean("reward/mean"), self.best.get(WINDOW)
+        return None not in (now, best) and best.reward - now > SURE_CHANGE * self.error()
 
-    def fallen(self) -> bool:
-        """Whether the reward is below its best by a good part and by more than noise."""
-        return self.below_best(SURE_FALL) and self.mean("reward/mean") < KEPT * self.best.reward
-
-    def live_fallen(self) -> bool:
-        """Whether fewer groups carry a signal than when the reward was best."""
-        live = self.mean("groups/live_fraction")
-        return live is not None and self.best.live is not None and live < KEPT * self.best.live
+    def fall(self) -> _Fall | None:
+        """The reward's fall from its best, if it is a good part of it and beyond all luck."""
+        for width in WIDTHS:
+            now, best = self.mean("reward/mean", width), self.best.get(width)
+            if None in (now, best) or now >= KEPT * best.reward:
+                continue
+            if best.reward - now > (2 * math.sqrt(math.log(self.step)) + SURE_FALL) * self.error(width):
+                return _Fall(width, now, self.mean("groups/live_fraction", width), best)
+        return None
 
 
 def _collapse(h: History) -> str | None:
-    if not (h.fallen() and h.live_fallen()):
+    fall = h.fall()
+    if fall is None or not fall.live_too:
         return None
     return (
-        f"Over the last {WINDOW} steps the mean reward was {h.mean('reward/mean'):.2f} and "
-        f"{h.mean('groups/live_fraction'):.0%} of groups were live, down from {h.best.reward:.2f} and "
-        f"{h.best.live:.0%} around step {h.best.step}. Stop the run and start again with a lower learning_rate; "
-        "its checkpoints from before are kept."
+        f"Over the last {fall.width} steps the mean reward was {fall.reward:.2f} and {fall.live:.0%} of groups were "
+        f"live, down from {fall.best.reward:.2f} and {fall.best.live:.0%} around step {fall.best.step}. Stop the run "
+        "and start again with a lower learning_rate; its checkpoints from before are kept."
     )
 
 
 def _reward_falling(h: History) -> str | None:
-    if not h.fallen() or h.live_fallen():  # together they are a collapse, which says more
+    fall = h.fall()
+    if fall is None or fall.live_too:  # together they are a collapse, which says more
         return None
     return (
-        f"Over the last {WINDOW} steps the mean reward was {h.mean('reward/mean'):.2f}, down from "
-        f"{h.best.reward:.2f} around step {h.best.step}. If it does not come back, start again with a lower "
-        "learning_rate."
+        f"Over the last {fall.width} steps the mean reward was {fall.reward:.2f}, down from {fall.best.reward:.2f} "
+        f"around step {fall.best.step}. If it does not come back, start again with a lower learning_rate."
     )
 
 
@@ -262,12 +286,12 @@ def _always_clipped(h: History) -> str | None:
 def _exploding(h: History) -> str | None:
     norms = [norm for norm in h.seen("grad/norm") if norm > 0]  # 0: a step without a live completion
     before, now = norms[:-EXPLODED_STEPS], norms[-EXPLODED_STEPS:]
-    if len(before) < USUAL_STEPS or median(now) <= EXPLODED * median(before) or not h.below_best(SURE_CHANGE):
+    if len(before) < USUAL_STEPS or median(now) <= EXPLODED * median(before) or not h.below_best():
         return None
     return (
         f"The gradient norm jumped to {median(now):.2g}, where {median(before):.2g} was usual, and the mean reward is "
-        f"down to {h.mean('reward/mean'):.2f} from {h.best.reward:.2f}. Stop the run and start again with a lower "
-        "learning_rate."
+        f"down to {h.mean('reward/mean'):.2f} from {h.best[WINDOW].reward:.2f}. Stop the run and start again with a "
+        "lower learning_rate."
     )
 
 

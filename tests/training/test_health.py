@@ -78,6 +78,15 @@ def test_reward_and_live_groups_that_fall_together_are_a_collapse():
     assert "down from 0.6" in alert.message and "learning_rate" in alert.message
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slow_decay_under_noise_is_found_in_longer_windows(seed):
+    noise = random.Random(seed)
+    steps = [(s, healthy(1) | {"reward/mean": min(1.0, max(0.0, noise.gauss(0.6 if s < 60 else 0.25, 0.15))),
+                               "groups/live_fraction": 0.9 if s < 60 else 0.4}) for s in range(1, 140)]
+    found = observe(steps)
+    assert named(found) == ["collapse"] and 60 < found[0].step < 110
+
+
 def test_live_groups_that_fall_while_the_reward_rises_are_success():
     assert observe(bad_from(60, groups_live_fraction=0.05)) == []
 
