@@ -186,7 +186,7 @@ class Chart {
     };
     const reference = this.reference(curves), marks = this.marks(curves, time);
     return {
-      uirevision: "kept", datarevision: this.revision, autosize: true, 
+      uirevision: "kept", datarevision: this.revision, autosize: true,
       margin: { l: 46, r: 14, t: 6, b: 34 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: this.token("sans") || "system-ui", size: 11, color: soft }, showlegend: false, dragmode: "zoom",
       hovermode: "x unified", hoverlabel: { bgcolor: this.token("surface"), bordercolor: line, font: { size: 12, color: text, family: "inherit" } },
@@ -225,13 +225,14 @@ class Chart {
     const marks = { shapes: [], annotations: [] };
     if (this.spec.axis !== "step") return marks;
     for (const run of new Set(curves.map((curve) => curve.run))) {
-      const { data } = curves.find((curve) => curve.run === run);
+      const every = live.series(run.id, "reward/mean") || curves.find((curve) => curve.run === run).data; // held-out curves skip steps
       for (const [step, alerts] of bySteps(live.alertsOf(run.id))) {
-        const x = time ? secondsAt(data, step) / time.scale : step;
+        const x = time ? secondsAt(every, step) / time.scale : step;
         const colour = this.token(alerts.some((alert) => alert.severity === "serious") ? "bad" : "warn");
         marks.shapes.push({ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, layer: "below", line: { color: colour, width: 1, dash: "dot" } });
         marks.annotations.push({ x, xref: "x", y: 1, yref: "paper", yanchor: "middle", xanchor: "center", showarrow: false, text: "▼", font: { size: 9, color: colour },
-          hovertext: alerts.map((alert) => wrapped(alert.message)).join("<br><br>"), captureevents: true });
+          hovertext: alerts.map((alert) => wrapped(alert.message)).join("<br><br>"), captureevents: true,
+          hoverlabel: { bgcolor: this.token("surface"), bordercolor: colour, font: { size: 12, color: this.token("text"), family: this.token("sans") || "system-ui" } } });
       }
     }
     return marks;
