@@ -12,8 +12,8 @@ The common work: a 6-layer bidirectional Llama of 21.5 M parameters with 32,000 
   later     the trainer's update once the policy has moved, on the same masks
   literal   the algorithm as written: old pass, logits of every row, log-softmax, one backward per draw
 
-Figures are CPU time (user + system) with 2 threads, the median of ratios between neighbours in time. Memory is measured in
-fresh processes: the rise of the resident peak, and the bytes that autograd holds.
+Figures are CPU time (user + system) with 2 threads, the median of ratios between neighbours in time. Memory is measured
+in fresh processes: the rise of the resident peak, and the bytes that autograd holds.
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def ratios(kinds: dict[str, Callable[[], object]], base: str, rounds: int, clear: Callable[[], None]) -> dict[str, float]:
+def ratios(
+    kinds: dict[str, Callable[[], object]], base: str, rounds: int, clear: Callable[[], None]
+) -> dict[str, float]:
     """Median over rounds of each kind's CPU time over the base's, each round measured one after the other.
 
     The order turns round by round, so that none always follows the same neighbour.
@@ -220,7 +222,8 @@ def savings_cell(K: int, quick: bool) -> dict[str, float]:
     compared = {
         "old pass skipped on-policy": (on, with_old_pass),
         "zero advantages dropped (half of them)": (
-            lambda: first(model, settled.select(half.nonzero()[:, 0]), passes, B), lambda: first(model, settled, passes)),
+            lambda: first(model, settled.select(half.nonzero()[:, 0]), passes, B),
+            lambda: first(model, settled, passes)),
         "head at masked rows only": (on, partial(first, model, batch, unmasked)),
         "logits in chunks": (on, partial(first, model, batch, whole)),
         "no padding (half the prompts 16 of 64)": (
@@ -246,15 +249,17 @@ def _in_a_fresh_process(kind: str, K: int, quick: bool) -> dict[str, float]:
 
 def report(quick: bool) -> dict[str, object]:
     """Runs every cell, printing a table as it goes."""
-    print(f"{'n_t':>4} | {'floor, CPU s':>12} | {'first':>6} {'later':>6} {'literal':>8} | literal / first | gradients differ by")
+    print(f"{'n_t':>4} | {'floor, CPU s':>12} | {'first':>6} {'later':>6} {'literal':>8} | "
+          "literal / first | gradients differ by")
     speed = {}
     for K in MC_SAMPLES:
         cell = speed[K] = _in_a_fresh_process("speed", K, quick)
-        print(f"{K:>4} | {cell['seconds']:>12.2f} | {cell['first']:>6.2f} {cell['later']:>6.2f} {cell['literal']:>8.2f} | "
-              f"{cell['literal'] / cell['first']:>15.2f} | {cell['gradient_error']:.1e}", flush=True)
+        print(f"{K:>4} | {cell['seconds']:>12.2f} | {cell['first']:>6.2f} {cell['later']:>6.2f} "
+              f"{cell['literal']:>8.2f} | {cell['literal'] / cell['first']:>15.2f} | {cell['gradient_error']:.1e}", flush=True)
     memory = {K: _in_a_fresh_process("memory", K, quick) for K in (1, 4 if quick else 64)}
     for K, cell in memory.items():
-        print(f"n_t = {K}: {cell['saved_mb']:.1f} MB held for backward, resident peak + {cell['rss_mb']:.0f} MB", flush=True)
+        print(f"n_t = {K}: {cell['saved_mb']:.1f} MB held for backward, resident peak + {cell['rss_mb']:.0f} MB",
+              flush=True)
     savings = _in_a_fresh_process("savings", 1, quick)
     for name, ratio in savings.items():
         print(f"{name:<42} {ratio:.2f} x without")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, Select, case, func, select, update
 
+from storage.alerts import Alert, write_alerts
 from storage.completions import Completion, write_completions
 from storage.database import Database, new_insert, upsert
 from storage.runs import RunNotFound
@@ -55,6 +56,7 @@ def flush(
     points: Sequence[Point],
     completions: Sequence[Completion] = (),
     progress: Progress | None = None,
+    alerts: Sequence[Alert] = (),
 ) -> str | None:
     """Writes all of it, and a heartbeat, in one transaction; returns what is requested of the run, if anything.
 
@@ -67,6 +69,7 @@ def flush(
         if points:
             _write_points(connection, run_id, points, sequence)
         write_completions(connection, run_id, completions)
+        write_alerts(connection, run_id, alerts)
     return requested
 
 
@@ -86,6 +89,23 @@ def points_after(db: Database, run_id: int, cursor: int, limit: int = 20_000) ->
     with db.read() as connection:
         rows = connection.execute(query).all()
     return [Point(*row[:4]) for row in rows], rows[-1].sequence if rows else cursor
+
+
+def values_by_step(
+    db: Database, run_id: int, metric_names: Collection[str], first_step: int = 0
+) -> list[tuple[int, dict[str, float | None]]]:
+    """`[(step, {metric: value}), ...]` of some metrics from `first_step` on, in the order of steps."""
+    query = (
+        select(point.c.step, metric.c.name, point.c.value)
+        .join(metric, metric.c.id == point.c.metric_id)
+        .where(point.c.run_id == run_id, metric.c.name.in_(metric_names), point.c.step >= first_step)
+        .order_by(point.c.step)
+    )
+    found: dict[int, dict[str, float | None]] = {}
+    with db.read() as connection:
+        for step, name, value in connection.execute(query):
+            found.setdefault(step, {})[name] = value
+    return list(found.items())
 
 
 def newest_cursor(db: Database, run_id: int) -> int:

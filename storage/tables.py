@@ -7,6 +7,7 @@
     latest       the point with the highest step of each metric of a run; saves list pages from reading curves
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
     checkpoint   folders that hold weights
+    alert        when a run's metrics began to say that something goes wrong, and what to do, in words
 
 Times are UTC seconds since the epoch (a float behaves the same on SQLite and PostgreSQL, a DateTime does not).
 A change here needs a new file in `migrations/versions/`; a test compares the two.
@@ -184,4 +185,15 @@ checkpoint = Table(
     Column("reward", FiniteFloat),
     UniqueConstraint("run_id", "step"),
     sqlite_autoincrement=True,
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    _of_run(primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("name", CleanText, primary_key=True),
+    Column("severity", CleanText, nullable=False),
+    Column("message", CleanText, nullable=False),
+    Column("time", Double, nullable=False),
 )

@@ -11,8 +11,9 @@ import json
 import threading
 import time
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bgpo.jobs import control
 from bgpo.jobs.command import command_line
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
+from storage.alerts import alert_counts, alerts_of
 from storage.checkpoints import checkpoints_of
 from storage.completions import completions_of
 from storage.database import StorageError
@@ -47,25 +49,31 @@ class RunSummaries:
     def __init__(self, services: Services):
         self._db = services.db
         self._lock = threading.Lock()
-        self._known: dict[int, tuple[Run, dict[str, Any]]] = {}
+        self._known: dict[int, tuple[tuple[Run, Counter[str]], dict[str, Any]]] = {}
         self._sent: OrderedDict[str, dict[int, int]] = OrderedDict()
 
     def all(self) -> dict[int, dict[str, Any]]:
         runs = list_runs(self._db)
+        alerts = alert_counts(self._db, [run.id for run in runs])
         with self._lock:
-            stale = [run for run in runs if self._known.get(run.id, (None,))[0] != run]
+            stale = [run for run in runs if self._known.get(run.id, (None,))[0] != (run, alerts[run.id])]
             if stale:
-                self._refresh(stale, {run.id: run for run in runs})
+                self._refresh(stale, {run.id: run for run in runs}, alerts)
             self._known = {run.id: self._known[run.id] for run in runs}
             return {run.id: self._known[run.id][1] for run in runs}
 
-    def _refresh(self, stale: list[Run], runs: dict[int, Run]) -> None:
+    def _refresh(self, stale: list[Run], runs: dict[int, Run], alerts: dict[int, Counter[str]]) -> None:
         ids = [run.id for run in stale]
         now, sparks = latest(self._db, ids), sparkline(self._db, ids, SPARK, points=40)
         for run in stale:
             best = series(self._db, run.id, SPARK, None, None, 1)
-            shown = summary(run, now.get(run.id, {}), sparks.get(run.id, []), best, _before(run, runs))
-            self._known[run.id] = (run, shown)
+            shown = summary(run, now.get(run.id, {}), sparks.get(run.id, []), best, _before(run, runs), alerts[run.id])
+            self._known[run.id] = ((run, alerts[run.id]), shown)
+
+    def alert_totals(self) -> dict[int, int]:
+        """How many alerts each run has, as of the last look."""
+        with self._lock:
+            return {run_id: shown["alerts"] for run_id, (_, shown) in self._known.items()}
 
     def since(self, token: str) -> tuple[dict[int, dict[str, Any]], list[int], str, bool]:
         """Against an earlier answer: changed summaries, ids that are gone, new token, whether this is everything."""
@@ -102,6 +110,7 @@ def summary(
     spark: Iterable[tuple[int, float | None]],
     best: list[Bucket],
     before: Run | None,
+    alerts: Counter[str],
 ) -> dict[str, Any]:
     """One run as the page gets it: plain numbers and words, no paths of this machine but its own folder."""
     config = run_words.config_of(run)
@@ -121,6 +130,7 @@ def summary(
         "best": max((bucket.maximum for bucket in best if bucket.maximum is not None), default=None),
         "train_reward": now.get("reward/mean", (0, None))[1], "spark": [_short(value) for _, value in spark],
         "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
+        "alerts": alerts.total(), "serious": alerts["serious"],
     }
 
 
@@ -140,14 +150,26 @@ def columns(points: Iterable[Point]) -> dict[str, list[list[float | None]]]:
     return found
 
 
-def selection(text: str) -> dict[int, int]:
-    """`"3:120,4:0"` -> {3: 120, 4: 0}: run ids with the cursor that the page has. Anything else is left out."""
-    found: dict[int, int] = {}
+@dataclass(frozen=True)
+class Seen:
+    """What the page has of a selected run: points up to a cursor, and so many alerts."""
+
+    cursor: int
+    alerts: int
+
+
+def selection(text: str) -> dict[int, Seen]:
+    """`"3:120:2,4"` -> {3: Seen(120, 2), 4: Seen(0, 0)}, by run id. Anything else is left out."""
+    found: dict[int, Seen] = {}
     for part in text.split(",")[:MAX_SELECTED]:
-        run_id, _, cursor = part.partition(":")
+        run_id, *seen = part.split(":")
         if run_id.isascii() and run_id.isdigit() and len(run_id) < 16:
-            found[int(run_id)] = int(cursor) if cursor.isascii() and cursor.isdigit() and len(cursor) < 19 else 0
+            found[int(run_id)] = Seen(*[_number(item) for item in [*seen, "", ""][:2]])
     return found
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def tail(path: Path, offset: int, most: int = LOG_TAIL) -> dict[str, Any]:
@@ -236,14 +258,17 @@ def bucket_columns(buckets: list[Bucket]) -> list[list[float | None]]:
 def live_answer(services: Services, summaries: RunSummaries, runs: str, seen: str) -> dict[str, Any]:
     """The answer to one poll."""
     changed, gone, token, everything = summaries.since(seen)
-    points = {}
-    for run_id, cursor in selection(runs).items():
-        part = new_points(services, run_id, cursor)
+    points, alerts = {}, {}
+    counts = summaries.alert_totals()
+    for run_id, has in selection(runs).items():
+        part = new_points(services, run_id, has.cursor)
         if part["metrics"] or part["restart"]:
             points[run_id] = part
+        if counts.get(run_id, 0) != has.alerts:
+            alerts[run_id] = [asdict(alert) for alert in alerts_of(services.db, run_id)]
     return {
         "now": round(time.time(), 2), "seen": token, "all": everything, "runs": list(changed.values()), "gone": gone,
-        "points": points, "more": any(part["more"] for part in points.values()),
+        "points": points, "alerts": alerts, "more": any(part["more"] for part in points.values()),
     }
 
 

@@ -3,7 +3,8 @@
 Training never waits for storage: it leaves points in a bounded queue. The thread writes them in one short
 transaction about every 0.3 seconds, keeps the heartbeat going through a long step, and reads the stop request
 back. While the database is busy or away, points wait in `spool.jsonl` in the run's folder and are replayed by
-upsert, by this process, by the next one of the run, or by the scheduler when it settles the run.
+upsert, by this process, by the next one of the run, or by the scheduler when it settles the run. The health rules
+look at every step on its way; their alerts travel with the points of the step, through queue and spool.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.jobs.narrator import Narrator
+from bgpo.training.health import WATCHED, Health
 from bgpo.training.metrics import METRICS
+from storage.alerts import Alert
 from storage.checkpoints import add_checkpoint
 from storage.completions import Completion
-from storage.database import Database
-from storage.metrics import Point, Progress, flush
+from storage.database import Database, StorageError
+from storage.metrics import Point, Progress, flush, values_by_step
 from storage.runs import Run, RunNotFound
 
 FLUSH_EVERY = 0.3  # seconds between two transactions; the first points after a pause go at once
 HEARTBEAT_EVERY = 1.0  # seconds
 QUEUE_LIMIT = 50_000  # items in memory; more go to the spool
 BATCH = 2_000  # items per transaction
+_RECALLED = 20_000  # steps that the health rules of a resumed run see again; some seconds of reading at most
 _RATE_WINDOW = 10.0  # seconds over which units per second are measured
 
 
@@ -43,8 +47,8 @@ class SavedCheckpoint:
     reward: float | None
 
 
-Item = Point | Completion | SavedCheckpoint
-_ITEMS = {kind.__name__: kind for kind in (Point, Completion, SavedCheckpoint)}
+Item = Point | Completion | SavedCheckpoint | Alert
+_ITEMS = {kind.__name__: kind for kind in (Point, Completion, SavedCheckpoint, Alert)}
 
 
 def store(db: Database, run_id: int, items: Sequence[Item], progress: Progress | None = None) -> str | None:
@@ -52,8 +56,10 @@ def store(db: Database, run_id: int, items: Sequence[Item], progress: Progress |
     for item in items:
         if isinstance(item, SavedCheckpoint):
             add_checkpoint(db, run_id, item.step, item.kind, item.folder, item.reward)
-    points = [item for item in items if isinstance(item, Point)]
-    return flush(db, run_id, points, [item for item in items if isinstance(item, Completion)], progress)
+    points, completions, alerts = (
+        [item for item in items if isinstance(item, kind)] for kind in (Point, Completion, Alert)
+    )
+    return flush(db, run_id, points, completions, progress, alerts)
 
 
 class Spool:
@@ -127,9 +133,19 @@ class Reporter:
         self._lock = threading.Lock()  # guards the fields above
         self._wake, self._closing = threading.Event(), threading.Event()
         self._stop = False
+        self._health: Health | None = None
         self._away = False  # the database did not take the last batch
         self._writer = threading.Thread(target=self._write_until_closed, name="reporter", daemon=True)
         self._writer.start()
+
+    def watch(self, health: Health) -> None:
+        """From here on `health` looks at every step. It first sees what an earlier process of the run has stored."""
+        try:
+            for step, values in values_by_step(self._db, self._run_id, WATCHED, self._step - _RECALLED):
+                health.observe(step, values)  # its alerts were stored with these points
+        except StorageError as error:
+            self._narrator.say(f"The health rules begin anew: earlier points cannot be read ({_first_line(error)}).")
+        self._health = health
 
     def phase(self, name: str, done: int, total: int) -> None:
         with self._lock:
@@ -146,8 +162,12 @@ class Reporter:
         if unknown:
             raise ValueError(f"The metric {unknown[0]} is not declared; add it to METRICS in bgpo/training/metrics.py.")
         seconds = self.seconds()
-        self._put([Point(name, int(step), seconds, _finite(value)) for name, value in values.items()])
+        points = [Point(name, int(step), seconds, _finite(value)) for name, value in values.items()]
+        alerts = self._examine(int(step), {point.metric: point.value for point in points})
+        self._put([*points, *alerts])
         self._narrator.metrics(step, values)
+        for alert in alerts:
+            self._narrator.say(f"{alert.severity.capitalize()} at step {alert.step}: {alert.message}")
 
     def completions(self, step: int, rows: Sequence[Any]) -> None:
         """`rows` are the trainer's HeldOutCompletions, which this module does not import: they come with torch."""
@@ -186,6 +206,18 @@ class Reporter:
             self._waiting.clear()
         self._set_aside(left)
         return not (self._waiting or self._spool)
+
+    def _examine(self, step: int, values: dict[str, float | None]) -> list[Alert]:
+        if self._health is None:
+            return []
+        try:
+            found = self._health.observe(step, values)
+        except Exception as error:  # a rule that fails must not end a run
+            self._health = None
+            self._narrator.say(f"The health rules are switched off, one has failed ({_first_line(error)}).")
+            return []
+        now = time.time()
+        return [Alert(item.step, item.name, item.severity, item.message, now) for item in found]
 
     def _rate(self) -> Rate:
         # an evaluation comes between two training steps and belongs to their rate, and so to the time left

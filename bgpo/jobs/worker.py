@@ -29,6 +29,7 @@ from bgpo.jobs.control import default_name
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Reporter
 from bgpo.jobs.settling import settle
+from bgpo.training.health import Health
 from storage.database import Database, StorageError, open_database
 from storage.metrics import points_after
 from storage.runs import Run, create_run, get_run, transition
@@ -222,6 +223,7 @@ def _train(run: Run, reporter: Reporter) -> End:
     (folder / "config.json").write_text(config.to_json())
     if reporter.should_stop():
         return NOT_BEGUN
+    reporter.watch(Health(config))
     # threads that wait should sleep: spinning ones starve each other on a machine that does something else as well
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from bgpo.training import trainer  # torch: seconds, in which the heartbeat already goes and Stop is heard

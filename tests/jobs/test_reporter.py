@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 import storage.database
+from bgpo.config import TrainConfig
 from bgpo.jobs import reporter as module
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Rate, Reporter, Spool
+from bgpo.training.health import Health
 from bgpo.training.metrics import METRICS
+from storage.alerts import alerts_of
 from storage.checkpoints import checkpoints_of
 from storage.completions import Completion, completions_of
 from storage.database import open_database, sqlite_url
@@ -205,3 +208,64 @@ def test_a_rate_survives_an_evaluation_between_two_steps(db, run, start, monkeyp
     reporter.close()
     now = get_run(db, run.id)
     assert now.phase == "evaluating" and now.phase_rate == pytest.approx(40) and now.step == 4
+
+
+def sick(step: int) -> dict[str, float]:
+    """From step 11 on no group carries a signal; the alert comes ten steps later."""
+    return {"reward/mean": 0.5 if step <= 10 else 0.0, "groups/live_fraction": 1.0 if step <= 10 else 0.0}
+
+
+def test_an_alert_is_stored_and_said_in_the_log_once(db, run, start):
+    reporter = start()
+    reporter.watch(Health(TrainConfig()))
+    before = time.time()
+    for step in range(1, 60):
+        reporter.metrics(step, sick(step))
+    assert reporter.close()
+    (fallen, silent) = alerts_of(db, run.id)
+    assert (fallen.name, silent.name, silent.severity, silent.step) == ("collapse", "no_signal", "serious", 20)
+    assert before <= silent.time <= time.time()
+    log = Path(run.folder, "log.txt").read_text()
+    assert log.count(f"Serious at step 20: {silent.message}") == 1
+
+
+def test_alerts_wait_with_the_points_while_the_database_is_locked(db, data, run, start, monkeypatch):
+    monkeypatch.setattr(storage.database, "BUSY_TIMEOUT", 0.2)
+    impatient = open_database(sqlite_url(data / "bgpo.db"))
+    reporter, spool = start(impatient), Path(run.folder, "spool.jsonl")
+    with db.write():
+        reporter.watch(Health(TrainConfig()))  # reading is not locked
+        for step in range(1, 40):
+            reporter.metrics(step, sick(step))
+        wait_until(lambda: spool.exists() and '"no_signal"' in spool.read_text(), "the alert to be set aside")
+        assert alerts_of(db, run.id) == []
+    assert reporter.close()
+    assert [alert.name for alert in alerts_of(db, run.id)] == ["collapse", "no_signal"]
+    assert len(points(db, run)) == 78 and not spool.exists()
+    impatient.close()
+
+
+@pytest.mark.parametrize("died_after", [5, 15, 19, 20, 25])
+def test_a_resumed_run_raises_what_is_new_and_nothing_twice(db, run, start, died_after):
+    for first, last in ((1, died_after), (max(1, died_after - 3), 40)):  # the last steps are trained again
+        reporter = start()
+        reporter.watch(Health(TrainConfig()))
+        for step in range(first, last + 1):
+            reporter.metrics(step, sick(step))
+        assert reporter.close()
+    assert [(alert.name, alert.step) for alert in alerts_of(db, run.id)][-1] == ("no_signal", 20)
+    assert len(alerts_of(db, run.id)) == 2
+    assert Path(run.folder, "log.txt").read_text().count("Serious at step 20") == 1
+
+
+def test_a_rule_that_fails_is_switched_off_and_training_goes_on(db, run, start):
+    class Broken(Health):
+        def observe(self, step, values):
+            raise ZeroDivisionError("division by zero")
+
+    reporter = start()
+    reporter.watch(Broken(TrainConfig()))
+    reporter.metrics(1, sick(1))
+    reporter.metrics(2, sick(2))
+    assert reporter.close() and len(points(db, run)) == 4
+    assert Path(run.folder, "log.txt").read_text().count("The health rules are switched off") == 1

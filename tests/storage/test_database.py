@@ -14,12 +14,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
+from storage.alerts import Alert, alerts_of
 from storage.database import Database, StorageError, open_database, sqlite_module, sqlite_url, wal_is_safe
 from storage.metrics import Point, flush, points_after
-from storage.runs import create_run, list_runs
+from storage.runs import create_run, delete_run, list_runs
 from storage.tables import metadata
 from storage.upgrade import MIGRATIONS, upgrade
 from tests.waiting import PATIENCE
+
+HEAD = "0002"
 
 
 def pragma(db, name):
@@ -176,11 +179,11 @@ def test_models_and_migrations_agree(tmp_path):
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-SECOND = """
+NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "next", "{head}", None, None
 
 
 def upgrade():
@@ -194,7 +197,7 @@ def next_version(tmp_path, more="pass"):
     """A copy of the migrations with one more, which rebuilds `run`: the table that everything refers to."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_second.py").write_text(SECOND.format(more=more))
+    (folder / "versions" / "next.py").write_text(NEXT.format(head=HEAD, more=more))
     return folder
 
 
@@ -211,11 +214,48 @@ def test_an_upgrade_keeps_every_row_and_a_copy_of_the_old_file(tmp_path):
     assert len(points_after(db, id, 0)[0]) == 1000
     with db.read() as connection:
         assert connection.execute(text("SELECT note FROM run")).scalar() == ""
-    (backup,) = tmp_path.glob("bgpo.db.schema-0001.*.backup")
+    (backup,) = tmp_path.glob(f"bgpo.db.schema-{HEAD}.*.backup")
     old = open_database(sqlite_url(backup))  # this version still opens it
     assert len(points_after(old, id, 0)[0]) == 1000
     upgrade(db, tmp_path / "migrations")
     assert len(list(tmp_path.glob("*.backup"))) == 1  # nothing to do, no copy
+
+
+def at_the_first_version(tmp_path):
+    """A database as the first version left it, with a run, its points and its past."""
+    folder = tmp_path / "first version"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*"))
+    db = Database(sqlite_url(tmp_path / "old.db"))
+    upgrade(db, folder)
+    columns = "id, name, status, phase, config_json, folder, created_at, queued_at, step, train_steps, phase_done," \
+        " phase_total, seconds, reason, point_sequence"
+    with db.write() as connection:
+        for statement in (
+            f"INSERT INTO run ({columns}) VALUES (7, 'old', 'failed', '', '{{}}', '/x', 1, 1, 60, 60, 0, 0, 9, '', 3)",
+            "INSERT INTO metric (id, name) VALUES (1, 'reward/mean')",
+            "INSERT INTO point VALUES (7, 1, 1, 0.5, 0.25, 1), (7, 1, 2, 1.0, NULL, 2), (7, 1, 3, 1.5, 0.75, 3)",
+            "INSERT INTO latest VALUES (7, 1, 3, 0.75)",
+            "INSERT INTO run_event VALUES (1, 7, 1, '', '', 'failed', '')",
+        ):
+            connection.execute(text(statement))
+    return db
+
+
+def test_a_database_of_the_first_version_gets_alerts_and_keeps_its_runs(tmp_path):
+    at_the_first_version(tmp_path).close()
+    db = open_database(sqlite_url(tmp_path / "old.db"))
+    assert [(run.id, run.name, run.step) for run in list_runs(db)] == [(7, "old", 60)]
+    assert [(point.step, point.value) for point in points_after(db, 7, 0)[0]] == [(1, 0.25), (2, None), (3, 0.75)]
+    assert alerts_of(db, 7) == []
+    alert = Alert(61, "collapse", "serious", "It fell.", 2.0)
+    flush(db, 7, [Point("reward/mean", 61, 2.0, 0.0)], alerts=[alert])
+    assert alerts_of(db, 7) == [alert]
+    with db.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    assert len(list(tmp_path.glob("old.db.schema-0001.*.backup"))) == 1
+    delete_run(db, 7)
+    with db.read() as connection:
+        assert connection.execute(text("SELECT count(*) FROM alert")).scalar() == 0
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path):

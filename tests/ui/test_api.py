@@ -13,12 +13,13 @@ from starlette.testclient import TestClient
 
 import app as studio
 from bgpo.training.metrics import METRICS
+from storage.alerts import Alert, add_alerts
 from storage.completions import Completion
 from storage.metrics import Point, Progress, flush
 from storage.runs import get_run, list_runs, transition
 from ui import api
 from ui.access import LOOPBACK, Access
-from ui.components.chart_board import CHARTS
+from ui.components.chart_board import CHARTS, SECTIONS, chart_of_its_own, charted, described
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{constructor}}"
 
@@ -191,10 +192,54 @@ def test_the_log_is_read_on_from_where_it_was(tmp_path):
     assert api.tail(log, 300_000)["offset"] == 200_000  # the log was begun anew
 
 
+# charts wait for these: they appear once METRICS has them
 def test_every_charted_metric_is_in_the_glossary():
-    for chart in CHARTS.values():
-        for series in chart.series:
-            assert series.metric in METRICS and (not series.band or series.band in METRICS)
+    assert set(charted()) <= METRICS.keys()
+    for name in CHARTS:
+        chart = described(name)
+        assert chart is None or all(series["label"] and series["help"] for series in chart["series"])
+
+
+def test_every_chart_is_in_one_section_and_every_metric_in_one_place():
+    placed = [name for section in SECTIONS.values() for name in section.charts]
+    assert sorted(placed) == sorted(CHARTS)
+    prefixes = [prefix for section in SECTIONS.values() for prefix in section.prefixes]
+    assert len(set(prefixes)) == len(prefixes)
+    assert {name.split("/")[0] for name in METRICS} <= set(prefixes)
+    drawn = [series.metric for chart in CHARTS.values() for series in chart.series]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_a_metric_that_no_chart_names_gets_its_own_with_the_words_of_the_glossary():
+    own = chart_of_its_own("lr")
+    assert (own["id"], own["title"]) == ("lr", "Learning rate")
+    assert own["series"][0]["help"] == METRICS["lr"].help
+
+
+def test_alerts_come_with_the_poll_once_and_the_list_counts_them(client, services, new_run):
+    run, well = new_run("sick"), new_run("well")
+    first = client.get(f"/api/live?runs={run.id}:0:0").json()
+    assert first["alerts"] == {}
+    alerts = [Alert(3, "policy_drift", "warning", HOSTILE, 5.0), Alert(9, "collapse", "serious", "It fell.", 6.0)]
+    flush(services.db, run.id, points(0, 9), alerts=alerts)
+    second = client.get(f"/api/live?runs={run.id}:0:0,{well.id}:0:0&seen={first['seen']}").json()
+    assert [alert["name"] for alert in second["alerts"][str(run.id)]] == ["policy_drift", "collapse"]
+    assert second["alerts"][str(run.id)][0] == {
+        "step": 3, "name": "policy_drift", "severity": "warning", "message": HOSTILE, "time": 5.0,
+    }
+    shown = {item["name"]: item for item in second["runs"]}
+    assert (shown["sick"]["alerts"], shown["sick"]["serious"]) == (2, 1)
+    third = client.get(f"/api/live?runs={run.id}:10:2&seen={second['seen']}").json()
+    assert third["alerts"] == {} and third["runs"] == []
+    add_alerts(services.db, run.id, [Alert(20, "collapse", "serious", "It fell again.", 7.0)])  # no other change
+    fourth = client.get(f"/api/live?runs={run.id}:10:2&seen={third['seen']}").json()
+    assert len(fourth["alerts"][str(run.id)]) == 3 and fourth["runs"][0]["alerts"] == 3
+
+
+def test_a_selection_is_read_leniently():
+    assert api.selection("3:120:2,4:7,5,junk,6:x:y,7:1:2:3") == {
+        3: api.Seen(120, 2), 4: api.Seen(7, 0), 5: api.Seen(0, 0), 6: api.Seen(0, 0), 7: api.Seen(1, 2),
+    }
 
 
 def test_assets_are_ours_only(client):

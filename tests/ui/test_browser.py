@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,10 @@ from playwright.sync_api import APIResponse, Page, Route, expect
 
 from bgpo.jobs import runner, settling
 from bgpo.presets import PRESETS
+from storage.alerts import Alert
 from storage.completions import Completion
 from storage.database import Database, open_database, sqlite_url
-from storage.metrics import Point, flush
+from storage.metrics import Point, Progress, flush
 from storage.runs import Run, create_run, get_run, transition
 from tests.waiting import PATIENCE, paused, wait_until
 
@@ -269,6 +271,76 @@ def test_a_run_that_is_opened_during_a_poll_stays_open(app, db, page):
     route, answer = held[0]
     route.fulfill(response=answer)
     expect(title).to_have_text("new")
+
+
+def sick_run(app: App, db: Database, name: str, alerts: list[Alert]) -> Run:
+    """A stopped run with twenty steps, an unknown metric and alerts."""
+    config = PRESETS["adder"].config()
+    run = create_run(db, name=name, config_json=config.to_json(), train_steps=60, runs_folder=app.data_dir / "runs",
+                     status="stopped")
+    names = ("reward/heldout_greedy", "reward/mean", "grad/norm", "grad/of_tomorrow", "strange/thing")
+    flush(db, run.id, [Point(metric, step, step, 0.5) for metric in names for step in range(1, 21)],
+          progress=Progress("training", 20, 60, None, 20, 20.0), alerts=alerts)
+    return get_run(db, run.id)
+
+
+def test_alerts_are_shown_where_one_looks_and_come_live(app, db, page):
+    first = Alert(3, "policy_drift", "warning", HOSTILE, time.time() - 9)
+    run = sick_run(app, db, "sick", [first])
+    page.goto(f"{app.url}/?run={run.id}")
+    rows = page.locator(".bgpo-run-header .alerts li")
+    badge = page.locator(f'.bgpo-run-list [data-run="{run.id}"] .badge')
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("Warning at step 3")
+    expect(rows.first.locator(".text")).to_have_text(HOSTILE)
+    expect(badge).to_contain_text("1 alert")
+    expect(page.locator('[data-chart="reward"] .shapelayer path')).to_have_count(2)  # the warm start's level, the alert
+
+    more = [Alert(9 + n, "no_signal", "serious", f"Message {n}.", time.time() + n) for n in range(3)]
+    flush(db, run.id, [Point("reward/mean", 21, 21.0, 0.5)], alerts=more)
+    expect(rows.first).to_contain_text("Serious at step 11")
+    expect(rows).to_have_count(2)
+    expect(page.locator(".alert-box [aria-live]")).to_contain_text("Serious in sick at step 11: Message 2.")
+    expect(badge).to_contain_text("4 alerts, 3 serious")
+    expect(page.locator('[data-chart="reward"] .shapelayer path')).to_have_count(5)
+    older = page.get_by_role("button", name="Show 2 older")
+    older.focus()
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(4)
+    expect(rows.last).to_contain_text("Warning at step 3")
+    page.get_by_role("button", name="Show fewer").click()
+    expect(rows).to_have_count(2)
+    assert page.evaluate("window.hacked") is None
+
+    well = sick_run(app, db, "well", [])
+    page.goto(f"{app.url}/?run={well.id}")
+    expect(page.locator(".bgpo-run-header .one h2")).to_have_text("well")
+    expect(page.locator('[data-chart="reward"] .nsewdrag').first).to_be_attached(timeout=20_000)
+    expect(page.locator(".bgpo-run-header .alerts")).to_be_hidden()
+    expect(page.locator(f'.bgpo-run-list [data-run="{well.id}"] .badge')).to_be_hidden()
+
+
+def test_charts_stand_in_sections_that_fold_and_only_with_data(app, db, page):
+    run = sick_run(app, db, "sections", [])
+    page.goto(f"{app.url}/?run={run.id}")
+    gradient = page.locator('[data-section="gradient"]')
+    expect(gradient.locator('[data-chart="grad_norm"] .nsewdrag').first).to_be_attached(timeout=20_000)
+    expect(gradient.locator('[data-chart="grad/of_tomorrow"] h4')).to_have_text("grad/of_tomorrow")
+    expect(gradient.locator('[data-chart="lr"]')).to_be_hidden()
+    expect(page.locator('[data-section="other"] [data-chart="strange/thing"]')).to_be_visible()
+    expect(page.locator('[data-section="memory"]')).to_be_hidden()
+    flush(db, run.id, [Point("memory/rss_mb", 21, 21.0, 300.0)])
+    expect(page.locator('[data-section="memory"] [data-chart="memory"]')).to_be_visible(timeout=15_000)
+
+    fold = gradient.get_by_role("button", name="Gradient", exact=True)
+    fold.press("Enter")
+    expect(gradient.get_by_role("button", name="Gradient 2 charts")).to_have_attribute("aria-expanded", "false")
+    expect(gradient.locator('[data-chart="grad_norm"]')).to_be_hidden()
+    page.reload()
+    folded = gradient.get_by_role("button", name="Gradient 2 charts")
+    expect(folded).to_have_attribute("aria-expanded", "false")
+    folded.click()
+    expect(gradient.locator('[data-chart="grad_norm"] .nsewdrag').first).to_be_visible()
 
 
 # something of each area that is there only when the area is

@@ -3,6 +3,7 @@
 
 import { el, figure, get, setText, styles } from "/assets/dom.js";
 import { live } from "/assets/live.js";
+import { Section } from "/assets/chart_section.js";
 
 let plotly = null;
 
@@ -19,11 +20,7 @@ function loadPlotly() {
 export async function mount(element, props) {
   styles("chart_board");
   await loadPlotly().catch((error) => { element.textContent = error.message; throw error; });
-  const charts = props.charts.map((spec) => new Chart(spec));
-  charts[0].leads = props.names_runs;
-  element.append(...charts.map((chart) => chart.card));
-  element.dataset.count = charts.length;
-
+  const charts = [];
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const chart = charts.find((one) => one.card === entry.target);
@@ -34,16 +31,32 @@ export async function mount(element, props) {
   const sized = new ResizeObserver((entries) => {
     for (const entry of entries) charts.find((one) => one.plot === entry.target)?.fit();
   });
-  for (const chart of charts) { seen.observe(chart.card); sized.observe(chart.plot); }
+  const make = (spec) => {
+    const chart = new Chart(spec);
+    charts.push(chart);
+    seen.observe(chart.card);
+    sized.observe(chart.plot);
+    return chart;
+  };
+  const sections = props.sections.map((spec) => new Section(spec, props, make));
+  charts[0].leads = props.names_runs;
+  element.append(...sections.map((section) => section.node));
 
-  const all = () => charts.forEach((chart) => chart.refresh());
-  live.watch(element, ["points", "selection", "axis", "theme", "runs", "hidden"], (event) => {
+  let names = ""; // what the charts take from the runs' rows; points come by themselves
+  const all = (event) => {
+    for (const section of sections) section.arrange();
+    const same = names === (names = runNames());
+    if (event?.type === "runs" && same) return;
+    for (const chart of charts) chart.refresh();
+  };
+  live.watch(element, ["points", "selection", "axis", "theme", "runs", "hidden", "alerts"], (event) => {
     if (event.type === "selection" || event.type === "axis") charts.forEach((chart) => chart.forgetZoom());
-    if (event.type === "runs" && !charts.some((chart) => chart.names !== chart.nameKey())) return;
-    all();
+    all(event);
   });
   all();
 }
+
+function runNames() { return live.chosen().map((run) => [run.id, run.name, run.status, run.phase].join(" ")).join(); }
 
 class Chart {
   constructor(spec) {
@@ -68,9 +81,9 @@ class Chart {
       title: "Back to the whole run (or double-click the chart)", on: { click: () => this.unzoom() } });
     this.legend = el("div", { class: "legend", role: "group", "aria-label": `Curves of ${spec.title}` });
     this.plot = el("div", { class: "plot", role: "img", "aria-label": `${spec.title} over ${spec.axis}s` });
-    this.empty = el("div", { class: "empty", text: spec.empty });
+    this.empty = el("div", { class: "empty" });
     this.card = el("section", { class: "bgpo-card chart", data: { chart: spec.id } },
-      el("header", {}, el("h3", { text: spec.title }), spec.unit ? el("span", { class: "unit", text: spec.unit }) : null,
+      el("header", {}, el("h4", { text: spec.title }), spec.unit ? el("span", { class: "unit", text: spec.unit }) : null,
         button, el("span", { class: "gap" }), this.reset),
       help, this.legend, el("div", { class: "frame" }, this.plot, this.empty));
   }
@@ -106,16 +119,12 @@ class Chart {
     else if (this.drawn && Math.abs(this.plot.offsetWidth - this.width) > 1) window.Plotly.Plots.resize(this.plot).then(() => { this.width = this.plot.offsetWidth; });
   }
 
-  // what a chart takes from the runs' rows; points come by themselves
-  nameKey() { return live.chosen().map((run) => [run.id, run.name, run.status, run.phase].join(" ")).join(); }
-
   draw() {
     this.stale = false;
-    this.names = this.nameKey();
     const curves = this.curves();
     this.drawLegend(curves);
     this.empty.hidden = curves.length > 0;
-    setText(this.empty, this.emptyWords());
+    setText(this.empty, live.focus() ? this.spec.empty : "");
     this.plot.classList.toggle("blank", !curves.length);
     if (!curves.length && !this.drawn) return;
     this.revision += 1;
@@ -129,11 +138,12 @@ class Chart {
     if (first) this.listen();
   }
 
-  emptyWords() {
-    const run = live.focus();
-    if (!run) return "";
-    const before = ["queued", "launching"].includes(run.status) || (run.status === "running" && ["", "starting", "warming_up"].includes(run.phase));
-    return this.spec.empty_after && !before ? this.spec.empty_after : this.spec.empty;
+  // Whether there is something to see, or worth waiting for.
+  wanted() {
+    const runs = live.chosen();
+    const drawn = this.spec.series.filter((series) => runs.length < 2 || !series.alone);
+    if (runs.some((run) => drawn.some((series) => live.series(run.id, series.metric)?.step.length))) return true;
+    return this.spec.waits === "always" || (this.spec.waits === "early" && runs.some(beforeTraining));
   }
 
   // While a run goes on the axis already shows its whole length, so that curves grow instead of being squeezed.
@@ -174,9 +184,9 @@ class Chart {
       gridcolor: line, linecolor: line, zerolinecolor: line, zerolinewidth: 1, gridwidth: 1, tickfont: { size: 11, color: soft },
       ticks: "", automargin: false, exponentformat: "e", minexponent: 4, separatethousands: true, showspikes: false, nticks: 6,
     };
-    const reference = this.reference(curves);
+    const reference = this.reference(curves), marks = this.marks(curves, time);
     return {
-      uirevision: "kept", datarevision: this.revision, autosize: true, 
+      uirevision: "kept", datarevision: this.revision, autosize: true,
       margin: { l: 46, r: 14, t: 6, b: 34 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: this.token("sans") || "system-ui", size: 11, color: soft }, showlegend: false, dragmode: "zoom",
       hovermode: "x unified", hoverlabel: { bgcolor: this.token("surface"), bordercolor: line, font: { size: 12, color: text, family: "inherit" } },
@@ -184,7 +194,7 @@ class Chart {
         spikemode: "across", title: { text: time ? `running time, ${time.name}` : this.spec.axis, font: { size: 11, color: soft }, standoff: 6 },
         hoverformat: time ? ".1f" : "d" },
       yaxis: { ...axis, ...this.valueRange(curves), tickformat: this.spec.unit === "share" ? ".0%" : "" },
-      shapes: reference.shapes, annotations: reference.annotations,
+      shapes: [...reference.shapes, ...marks.shapes], annotations: [...reference.annotations, ...marks.annotations],
     };
   }
 
@@ -208,6 +218,24 @@ class Chart {
       annotations: [{ xref: "paper", x: 1, xanchor: "right", y: level, yanchor: "bottom", showarrow: false,
         text: plain(`${this.spec.reference_label} ${figure(level)}`), font: { size: 11, color: soft } }],
     };
+  }
+
+  // A thin line where a health rule has spoken up, with its words on the little flag above.
+  marks(curves, time) {
+    const marks = { shapes: [], annotations: [] };
+    if (this.spec.axis !== "step") return marks;
+    for (const run of new Set(curves.map((curve) => curve.run))) {
+      const every = live.series(run.id, "reward/mean") || curves.find((curve) => curve.run === run).data; // held-out curves skip steps
+      for (const [step, alerts] of bySteps(live.alertsOf(run.id))) {
+        const x = time ? secondsAt(every, step) / time.scale : step;
+        const colour = this.token(alerts.some((alert) => alert.severity === "serious") ? "bad" : "warn");
+        marks.shapes.push({ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, layer: "below", line: { color: colour, width: 1, dash: "dot" } });
+        marks.annotations.push({ x, xref: "x", y: 1, yref: "paper", yanchor: "middle", xanchor: "center", showarrow: false, text: "▼", font: { size: 9, color: colour },
+          hovertext: alerts.map((alert) => wrapped(alert.message)).join("<br><br>"), captureevents: true,
+          hoverlabel: { bgcolor: this.token("surface"), bordercolor: colour, font: { size: 12, color: this.token("text"), family: this.token("sans") || "system-ui" } } });
+      }
+    }
+    return marks;
   }
 
   drawLegend(curves) {
@@ -281,6 +309,10 @@ class Chart {
   }
 }
 
+function beforeTraining(run) {
+  return ["queued", "launching"].includes(run.status) || (run.status === "running" && ["", "starting", "warming_up"].includes(run.phase));
+}
+
 function abscissae(data, time) {
   return time ? data.seconds.map((second) => second / time.scale) : data.step;
 }
@@ -293,6 +325,28 @@ function stepsWithin(data, from, to, scale) {
 // Plotly reads a small set of tags in names; a run called "<b>" is to be shown, not obeyed.
 function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+function bySteps(alerts) {
+  const found = new Map();
+  for (const alert of alerts) found.set(alert.step, [...(found.get(alert.step) || []), alert]);
+  return found;
+}
+
+// The running time of a step of a curve, or of the first one after it where that step has no point.
+function secondsAt(data, step) {
+  const place = data.step.findIndex((other) => other >= step);
+  return data.seconds[place < 0 ? data.seconds.length - 1 : place];
+}
+
+// Plotly does not break lines by itself.
+function wrapped(text) {
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (lines[lines.length - 1].length + word.length > 56) lines.push("");
+    lines[lines.length - 1] += `${word} `;
+  }
+  return lines.map((line) => plain(line.trim())).join("<br>");
 }
 
 function aligned(errors, data) {

@@ -1,6 +1,7 @@
-"""The charts: what each one shows, as data. The drawing is `chart_board.js`, one Plotly figure per chart.
+"""The charts and their sections: what each one shows, as data. `chart_board.js` draws one Plotly figure per chart.
 
-Names, units and explanations come from METRICS, so a chart cannot say something else than the glossary.
+Names, units and explanations come from METRICS, so a chart cannot say something else than the glossary. A metric
+that no chart names gets one of its own, in the section of its prefix: a new metric is on the page once it is logged.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from bgpo.training.metrics import METRICS
+from bgpo.training.metrics import METRICS, Metric
 from ui.components.module import module
 
 
@@ -47,7 +48,8 @@ class Chart:
         reference: metric whose first value is drawn as a dashed level, with `reference_label`.
         stacked: areas on top of each other.
         note: a sentence under the title.
-        empty: what to say while there is nothing to draw; `empty_after` once the warm start is over.
+        waits: whether it is shown without a point: "" no, "early" until training begins, "always".
+        empty: what to say then.
     """
 
     title: str
@@ -60,8 +62,17 @@ class Chart:
     reference_label: str = ""
     stacked: bool = False
     note: str = ""
-    empty: str = "The first point comes with the first training step."
-    empty_after: str = ""
+    waits: str = ""
+    empty: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts under one heading, which folds them away. Metrics that no chart names join by their `prefixes`."""
+
+    title: str
+    prefixes: tuple[str, ...]
+    charts: tuple[str, ...]
 
 
 CHARTS: dict[str, Chart] = {
@@ -74,28 +85,80 @@ CHARTS: dict[str, Chart] = {
             Series("reward/mean", "Train", faint=True, alone=True),
         ),
         floor=0, ceiling=1, reference="reward/heldout_greedy", reference_label="warm start",
-        note="Bands are one standard error over the held-out problems.",
+        note="Bands are one standard error over the held-out problems.", waits="always",
         empty="The first held-out check comes right after the warm start.",
     ),
     "warmup": Chart(
         "Warm-up loss", (Series("warmup/loss", "Loss"),), unit="nats/token", axis="warm-up step",
-        empty="The first point comes some seconds after the start.",
-        empty_after="Nothing to warm up: an equal warm start was in the cache.",
+        waits="early", empty="The first point comes some seconds after the start.",
     ),
     "bound": Chart(
-        "Bound and objective", (
+        "Bound and objective, after the update", (
             Series("bound/elbo_objective_after", "ELBO objective"),
             Series("bound/value_after", "BGPO bound", dash="dash"),
         ),
         unit="reward",
         note="Both are measured again on the same masks once the weights have moved; at the update they are equal.",
     ),
+    "at_update": Chart(
+        "Bound and objective, at the update", (
+            Series("bound/elbo_objective", "ELBO objective"),
+            Series("bound/value", "BGPO bound", dash="dash"),
+        ),
+        unit="reward", note="On-policy both are the mean advantage; only later updates of a batch differ.",
+    ),
     "gap": Chart(
         "Gap", (
             Series("bound/gap_after", "After the update"),
             Series("bound/gap", "At the update", dash="dash"),
+            Series("bound/gap_positive_after", "After, advantage above 0", dash="dot", alone=True),
+            Series("bound/gap_negative_after", "After, advantage below 0", dash="dashdot", alone=True),
         ),
         unit="reward", note="At the update of an on-policy run the gap is zero: a live check of the trainer.",
+    ),
+    "spread": Chart(
+        "Noise of the ELBO estimate", (
+            Series("elbo/spread", "Spread over mask draws"),
+            Series("elbo/standard_error", "Standard error of the mean", dash="dash"),
+        ),
+        unit="nats", floor=0,
+    ),
+    "elbo": Chart("ELBO", (Series("elbo/mean", "Mean"),), unit="nats"),
+    "log_ratio": Chart(
+        "Policy movement", (
+            Series("log_ratio/mean_abs_after", "Mean absolute log ratio"),
+            Series("log_ratio/p95_after", "95th percentile", dash="dash"),
+            Series("log_ratio/p05_after", "5th percentile", dash="dot"),
+        ),
+        unit="nats",
+    ),
+    "ratio": Chart(
+        "Importance ratios", (
+            Series("ratio/ess_after", "Effective sample size"),
+            Series("ratio/clipped_fraction", "Clipped", dash="dash"),
+        ),
+        unit="share", floor=0, ceiling=1,
+    ),
+    "kl": Chart("KL to the reference", (Series("kl/reference", "KL"),), unit="nats"),
+    "entropy": Chart("Entropy", (Series("policy/entropy", "Entropy"),), unit="nats", floor=0),
+    "grad_norm": Chart("Gradient norm", (Series("grad/norm", "Before clipping"),), floor=0),
+    "noise": Chart("Gradient noise", (Series("grad/noise_fraction", "Share of noise"),), floor=0),
+    "lr": Chart("Learning rate", (Series("lr", "Learning rate"),), floor=0),
+    "groups": Chart(
+        "Learning signal", (
+            Series("groups/live_fraction", "Live groups"),
+            Series("groups/distinct_fraction", "Distinct completions", dash="dash"),
+            Series("reward/pass_at_group", "Pass at G", dash="dot", alone=True),
+            Series("groups/merged_fraction", "Merged", dash="dashdot", alone=True),
+        ),
+        unit="share", floor=0, ceiling=1,
+    ),
+    "completion": Chart(
+        "Completion length", (
+            Series("completion/tokens", "Mean"),
+            Series("completion/tokens_max", "Longest", dash="dash"),
+        ),
+        unit="tokens", floor=0,
     ),
     "memory": Chart(
         "Memory", (
@@ -105,20 +168,6 @@ CHARTS: dict[str, Chart] = {
         ),
         unit="MB", floor=0,
     ),
-    "spread": Chart(
-        "Noise of the ELBO estimate", (
-            Series("elbo/spread", "Spread over mask draws"),
-            Series("elbo/standard_error", "Standard error of the mean", dash="dash"),
-        ),
-        unit="nats", floor=0,
-    ),
-    "groups": Chart(
-        "Learning signal", (
-            Series("groups/live_fraction", "Live groups"),
-            Series("groups/distinct_fraction", "Distinct completions", dash="dash"),
-        ),
-        unit="share", floor=0, ceiling=1,
-    ),
     "time": Chart(
         "Time of a step", (
             Series("time/rollout_s", "Rollout"),
@@ -127,19 +176,56 @@ CHARTS: dict[str, Chart] = {
         ),
         unit="s", floor=0, stacked=True,
     ),
+    "nfe": Chart("Forward passes per completion", (Series("rollout/nfe", "Passes"),), unit="passes", floor=0),
+}
+
+SECTIONS: dict[str, Section] = {
+    "reward": Section("Reward", ("reward", "warmup"), ("reward", "warmup")),
+    "bound": Section("Bound", ("bound", "elbo"), ("bound", "gap", "at_update", "spread", "elbo")),
+    "policy": Section("Policy", ("log_ratio", "ratio", "kl", "policy"), ("log_ratio", "ratio", "kl", "entropy")),
+    "gradient": Section("Gradient", ("grad", "lr"), ("grad_norm", "noise", "lr")),
+    "completions": Section("Completions and groups", ("groups", "completion"), ("groups", "completion")),
+    "memory": Section("Memory", ("memory",), ("memory",)),
+    "time": Section("Time", ("time", "rollout"), ("time", "nfe")),
+    "other": Section("Other", (), ()),  # whatever has none of the prefixes above
 }
 
 
-def described(name: str) -> dict[str, Any]:
-    """A chart as the browser gets it, with the glossary's sentence for each curve."""
+def charted() -> list[str]:
+    """Every metric that some chart draws, bands included."""
+    series = [item for chart in CHARTS.values() for item in chart.series]
+    return sorted({name for item in series for name in (item.metric, item.band) if name})
+
+
+def described(name: str) -> dict[str, Any] | None:
+    """A chart as the browser gets it, with the glossary's sentence for each curve; None when it would have none."""
     chart = CHARTS[name]
     series = [
         asdict(item) | {"label": item.label or METRICS[item.metric].label, "help": METRICS[item.metric].help}
-        for item in chart.series
+        for item in chart.series if item.metric in METRICS
     ]
-    return asdict(chart) | {"id": name, "series": series}
+    return asdict(chart) | {"id": name, "series": series} if series else None
+
+
+def chart_of_its_own(name: str) -> dict[str, Any]:
+    """The chart of a metric that no chart names; of one that METRICS does not explain, only the shape."""
+    metric = METRICS.get(name, Metric(name, name, "", ""))
+    series = asdict(Series(name, metric.label)) | {"help": metric.help}
+    return asdict(Chart(metric.label, (), unit=metric.unit)) | {"id": name, "series": [series]}
 
 
 def chart_board(names: tuple[str, ...], names_runs: bool = False) -> gr.HTML:
-    """The named charts side by side, as many as fit. The board that `names_runs` has the legend of compared runs."""
-    return module("chart_board", charts=[described(name) for name in names], names_runs=names_runs)
+    """The named sections, each with as many charts side by side as fit.
+
+    The board that `names_runs` has the legend of compared runs.
+    """
+    known = charted()
+    sections = [
+        asdict(SECTIONS[name]) | {"id": name, "charts": list(filter(None, map(described, SECTIONS[name].charts)))}
+        for name in names
+    ]
+    return module(
+        "chart_board", sections=sections, names_runs=names_runs, charted=known,
+        prefixes=[prefix for section in SECTIONS.values() for prefix in section.prefixes],
+        own={name: chart_of_its_own(name) for name in METRICS if name not in known}, blank=chart_of_its_own(""),
+    )

@@ -1,6 +1,6 @@
 // The one store of a page: runs, their points, what is selected. One poll fills it for every component.
 //
-// Events: "runs" (rows changed), "points" (ids with new points), "selection", "hidden", "axis", "theme", "connection".
+// Events: "runs" (rows changed), "points" (ids with new points), "alerts", "selection", "hidden", "axis", "theme", "connection".
 
 import { get } from "/assets/dom.js";
 
@@ -14,6 +14,7 @@ class Live extends EventTarget {
     this.runs = new Map();
     this.points = new Map();
     this.cursors = new Map();
+    this.alerts = new Map(); // of the selected runs, by step
     this.colours = new Map();
     this.hiddenRuns = new Set(); // compared, but not drawn for now
     this.token = "";
@@ -53,6 +54,7 @@ class Live extends EventTarget {
   chosen() { return this.selected.map((id) => this.runs.get(id)).filter(Boolean); }
   focus() { return this.chosen()[0] || null; }
   series(id, metric) { return this.points.get(id)?.[metric] || null; }
+  alertsOf(id) { return this.alerts.get(id) || []; }
   busy() { return [...this.runs.values()].some((run) => BUSY.has(run.status)); }
 
   // A run keeps its colour; only runs that would share one on the same chart move on to the next free one.
@@ -72,6 +74,7 @@ class Live extends EventTarget {
     for (const id of [...this.points.keys()]) {
       if (!this.selected.includes(id)) { this.points.delete(id); this.cursors.delete(id); }
     }
+    for (const id of [...this.alerts.keys()]) if (!this.selected.includes(id)) this.alerts.delete(id);
     writeUrl({ run: this.selected.join(",") });
     this.emit("selection");
     this.poll();
@@ -112,12 +115,13 @@ class Live extends EventTarget {
   }
 
   async fetch() {
-    const wanted = this.selected.map((id) => `${id}:${this.cursors.get(id) ?? 0}`).join(",");
+    const wanted = this.selected.map((id) => `${id}:${this.cursors.get(id) ?? 0}:${this.alertsOf(id).length}`).join(",");
     const asked = [...this.selected];
     const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}`);
     this.clock = answer.now - Date.now() / 1000;
     this.token = answer.seen;
     this.takeRuns(answer, asked);
+    this.takeAlerts(answer);
     const changed = this.takePoints(answer);
     if (changed.length) this.emit("points", changed);
     if (answer.more) this.again = true;
@@ -136,6 +140,12 @@ class Live extends EventTarget {
     if (answer.all || answer.runs.length || answer.gone.length || first) this.emit("runs");
     if (moved) this.select(known);
     else if (first) this.emit("selection");
+  }
+
+  takeAlerts(answer) {
+    const ids = Object.keys(answer.alerts).map(Number).filter((id) => this.selected.includes(id));
+    for (const id of ids) this.alerts.set(id, answer.alerts[id]);
+    if (ids.length) this.emit("alerts", ids);
   }
 
   takePoints(answer) {

@@ -1,7 +1,9 @@
 // The selected run: where it is, how long it will take, and its buttons. Several selected runs: what differs.
+// Below, what the health rules say of them.
 
 import { age, confirmed, duration, el, figure, get, post, setText, styles } from "/assets/dom.js";
 import { live } from "/assets/live.js";
+import { AlertList } from "/assets/alert_list.js";
 
 const GOING = new Set(["queued", "launching", "running"]);
 
@@ -9,7 +11,8 @@ export function mount(element) {
   styles("run_header");
   const one = new OneRun();
   const many = new ManyRuns();
-  element.append(one.node, many.node);
+  const alerts = new AlertList();
+  element.append(one.node, many.node, alerts.node);
   const draw = () => {
     const runs = live.chosen();
     document.body.classList.toggle("bgpo-comparing", runs.length > 1);
@@ -17,8 +20,9 @@ export function mount(element) {
     many.node.hidden = runs.length < 2;
     if (runs.length === 1) one.draw(runs[0]);
     if (runs.length > 1) many.draw(runs);
+    alerts.draw();
   };
-  live.watch(element, ["runs", "selection", "axis"], draw);
+  live.watch(element, ["runs", "selection", "axis", "alerts"], draw);
   const clock = setInterval(() => {
     if (!element.isConnected) clearInterval(clock);
     else if (live.chosen().length === 1) one.age(live.focus());

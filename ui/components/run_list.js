@@ -2,9 +2,11 @@
 
 import { duration, el, figure, setText, styles, svg } from "/assets/dom.js";
 import { live } from "/assets/live.js";
+import { alertIcon } from "/assets/alert_list.js";
 
 export function mount(element) {
   styles("run_list");
+  styles("alert_list");
   const list = el("ul", { "aria-label": "Runs" });
   const count = el("span", { class: "bgpo-eyebrow" });
   const hint = el("span", { class: "hint" });
@@ -32,6 +34,7 @@ class Row {
     this.dot = el("button", { type: "button", class: "dot", on: { click: () => live.toggle(id) } }, el("i"));
     this.name = el("span", { class: "name" });
     this.chip = el("span", { class: "bgpo-chip" });
+    this.alerts = el("span", { class: "badge", hidden: true });
     this.reward = el("b", { class: "reward" });
     this.best = el("span", { class: "best" });
     this.line = svg("path", { fill: "none", "stroke-width": "1.6", "stroke-linejoin": "round" });
@@ -44,7 +47,7 @@ class Row {
     this.open = el("button", { type: "button", class: "open", on: { click: (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) live.toggle(id); else live.select([id]);
     } } },
-    el("span", { class: "line" }, this.name, this.chip),
+    el("span", { class: "line" }, this.name, this.alerts, this.chip),
     el("span", { class: "line" }, spark, this.reward, this.best),
     this.progress, el("span", { class: "line last" }, this.changed, this.pace));
     this.node = el("li", { data: { run: id } }, this.dot, this.open);
@@ -62,6 +65,7 @@ class Row {
     this.name.title = run.name;
     setText(this.chip, run.status === "queued" && run.queue_place ? `Queued, ${run.queue_place === 1 ? "next" : `no. ${run.queue_place}`}` : run.word);
     this.chip.className = `bgpo-chip ${run.tone}`;
+    this.badge(run);
     setText(this.reward, run.reward === null ? "" : figure(run.reward));
     this.reward.title = "Held-out greedy reward, newest";
     setText(this.best, run.best === null || run.best <= run.reward ? "" : `best ${figure(run.best)}`);
@@ -79,6 +83,16 @@ class Row {
     const same = run.status === "running" ? "" : `same as ${run.against}`; // the pace needs the room
     setText(this.changed, run.changed.length ? changed : run.readable ? same : "made by another version");
     this.changed.title = run.changed.length ? `Changed against ${run.against}: ${changed}` : "";
+  }
+
+  badge(run) {
+    this.alerts.hidden = !run.alerts;
+    const words = `${run.alerts === 1 ? "1 alert" : `${run.alerts} alerts`}${run.serious ? `, ${run.serious} serious` : ""}`;
+    if (!run.alerts || this.alerts.title === words) return;
+    this.alerts.title = words;
+    this.alerts.className = `badge ${run.serious ? "serious" : "warning"}`;
+    this.alerts.replaceChildren(alertIcon(run.serious ? "serious" : "warning"),
+      el("span", { text: run.alerts, "aria-hidden": "true" }), el("span", { class: "bgpo-sr", text: words }));
   }
 
   sparkline(values) {
