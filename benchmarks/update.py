@@ -254,8 +254,9 @@ def report(quick: bool) -> dict[str, object]:
     speed = {}
     for K in MC_SAMPLES:
         cell = speed[K] = _in_a_fresh_process("speed", K, quick)
-        print(f"{K:>4} | {cell['seconds']:>12.2f} | {cell['first']:>6.2f} {cell['later']:>6.2f} "
-              f"{cell['literal']:>8.2f} | {cell['literal'] / cell['first']:>15.2f} | {cell['gradient_error']:.1e}", flush=True)
+        figures = (f"{cell[name]:>{width}.2f}" for name, width in (("first", 6), ("later", 6), ("literal", 8)))
+        print(f"{K:>4} | {cell['seconds']:>12.2f} | {' '.join(figures)} | {cell['literal'] / cell['first']:>15.2f} | "
+              f"{cell['gradient_error']:.1e}", flush=True)
     memory = {K: _in_a_fresh_process("memory", K, quick) for K in (1, 4 if quick else 64)}
     for K, cell in memory.items():
         print(f"n_t = {K}: {cell['saved_mb']:.1f} MB held for backward, resident peak + {cell['rss_mb']:.0f} MB",
