@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from bgpo.config import TrainConfig
@@ -14,6 +15,7 @@ from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, requ
 
 NAME_LIMIT = 80  # characters
 _WHO = "user"
+_LAST_WORDS_S = 3.0
 
 
 class ControlError(Exception):
@@ -55,7 +57,7 @@ def resume(db: Database, id: int) -> Run:
     if run.status not in ("stopped", "failed"):
         why = "there is nothing left to do" if run.status == "finished" else "only a stopped or failed run can go on"
         raise ControlError(f"Run {id} is {run.status}; {why}.")
-    if runner.lock_state(Path(run.folder)) == "held":
+    if _held(Path(run.folder)):
         raise ControlError(f"A process of run {id} is still ending; try again in a few seconds.")
     if not transition(db, id, ("stopped", "failed"), "queued", who=_WHO):
         raise ControlError(f"Run {id} has just changed to {_get(db, id).status}; look again.")
@@ -68,7 +70,7 @@ def delete(db: Database, id: int) -> None:
     folder = _own_folder(run)
     if run.status == "queued":  # or a scheduler could start it in the middle
         transition(db, id, ("queued",), "stopped", reason="Deleted before it began.", who=_WHO)
-    if run.status in LIVE or runner.lock_state(folder) == "held":
+    if run.status in LIVE or _held(folder):
         raise ControlError(f"Run {id} is still working; stop it first.")
     try:
         delete_run(db, id)
@@ -85,6 +87,16 @@ def _end(db: Database, id: int, what: str) -> Run:
     if not stopped:
         request(db, id, what, who=_WHO)
     return _get(db, id)
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process still works on the folder. A run says that it has ended a moment before its processes have."""
+    until = time.monotonic() + _LAST_WORDS_S
+    while runner.lock_state(folder) == "held":
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _get(db: Database, id: int) -> Run:

@@ -239,7 +239,9 @@ def _train(run: Run, reporter: Reporter) -> End:
 def _failure(error: BaseException, reporter: Reporter) -> End:
     if isinstance(error, ConfigError):
         return End("failed", f"The config cannot run: {_one_line(error)}")
-    if _out_of_memory(error):
+    from bgpo.training.machine import is_out_of_memory
+
+    if is_out_of_memory(error) and not _is_sentence(error):
         return End(
             "failed",
             f"Out of memory at step {reporter.step + 1}. Lower token_budget, or group_size, or choose objective bgpo: "
@@ -249,16 +251,12 @@ def _failure(error: BaseException, reporter: Reporter) -> End:
         return End("failed", "The disk that holds the run's folder is full; free some space and press Resume.")
     said = _one_line(error)
     # what our own code raises is already a sentence; of anything else the kind of error is half the message
-    sentence = said if isinstance(error, (ValueError, ArithmeticError)) and said.endswith(".") else ""
-    return End("failed", sentence or f"{type(error).__name__}: {said or 'no message'}".rstrip(".") + ".")
+    other = f"{type(error).__name__}: {said or 'no message'}".rstrip(".") + "."
+    return End("failed", said if _is_sentence(error) else other)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """torch has its own class for a GPU, and says it of the CPU only in a message."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+def _is_sentence(error: BaseException) -> bool:
+    return isinstance(error, (ValueError, ArithmeticError, MemoryError)) and str(error).endswith(".")
 
 
 def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, end: End, as_json: bool) -> None:
@@ -272,19 +270,20 @@ def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, en
     except OSError as error:
         narrator.say(f"result.json could not be written ({error.strerror}).")
     complete = reporter.close()
-    narrator.say(f"{end.status.capitalize()} after {reporter.seconds():.0f} s. {end.reason}".rstrip())
+    seconds = reporter.seconds()
+    narrator.say(f"{end.status.capitalize()} after {seconds:.0f} s. {end.reason}".rstrip())
     if not complete:
         narrator.say("Some points are still in spool.jsonl; the app writes them when the database is back.")
     try:
-        transition(db, run.id, ("running",), end.status, reason=end.reason, who="worker", seconds=reporter.seconds())
+        transition(db, run.id, ("running",), end.status, reason=end.reason, who="worker", seconds=seconds)
     except StorageError as error:
         narrator.say(f"The end could not be stored ({_one_line(error)}); the app will find it in the run's folder.")
     narrator.close()
     if as_json:
-        print(json.dumps(_summary(db, run, reporter, end)), flush=True)
+        print(json.dumps(_summary(db, run, seconds, end)), flush=True)
 
 
-def _summary(db: Database, run: Run, reporter: Reporter, end: End) -> dict[str, Any]:
+def _summary(db: Database, run: Run, seconds: float, end: End) -> dict[str, Any]:
     """What --json prints; `first` and `last` are of the held-out greedy reward, over all resumes."""
     first = last = None
     try:
@@ -297,7 +296,7 @@ def _summary(db: Database, run: Run, reporter: Reporter, end: End) -> dict[str, 
     except StorageError:
         pass  # the status and the seconds are known without it
     return {
-        "run_id": run.id, "status": end.status, "seconds": round(reporter.seconds(), 1), "metric": HEADLINE,
+        "run_id": run.id, "status": end.status, "seconds": round(seconds, 1), "metric": HEADLINE,
         "first": first, "last": last, "reason": end.reason, "folder": run.folder,
     }
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from bgpo.algorithm.elbo import Head, Pairs, Scorer, backward_in_chunks, dense, scored_rows, token_logprob
 from bgpo.algorithm.masking import MaskDraws
 from bgpo.algorithm.surrogate import Surrogate, View
+from bgpo.training.machine import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def within_memory(
     while True:
         try:
             return work(passes), passes
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if passes.token_budget // 2 < least:
@@ -227,11 +228,6 @@ def within_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         passes = replace(passes, token_budget=passes.token_budget // 2)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU allocator raises a RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _weights(

@@ -70,6 +70,14 @@ def _free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch has its own class for a GPU, and says it of the CPU only in a message."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
 class SavedBytes(saved_tensors_hooks):
     """Counts the bytes that autograd holds for backward: each storage once, parameters not at all.
 
