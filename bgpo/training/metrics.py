@@ -62,6 +62,6 @@ METRICS: dict[str, Metric] = _table(
     Metric("time/evaluation_s", "Evaluation", "s", "Seconds spent on the held-out evaluation at this step."),
     Metric("rollout/nfe", "Forward passes per completion", "passes", "Model forward calls spent on one rollout completion."),
     Metric("grad/norm", "Gradient norm", "", "Norm of the gradient before clipping."),
-    Metric("grad/noise_fraction", "Gradient noise", "", "Share of the squared gradient that does not persist from step to step, from AdamW's moments: 1 is all noise. More mask draws or completions lower it."),
+    Metric("grad/noise_fraction", "Gradient noise", "", "Share of the squared gradient that does not persist from step to step, from its product with AdamW's average of the earlier ones: 1 is all noise. More mask draws or completions lower it."),
     Metric("lr", "Learning rate", "", "AdamW's learning rate at this step."),
 )

@@ -59,23 +59,20 @@ def update_metrics(first: Updated, last: Updated, estimates_elbo: bool) -> dict[
 
 
 def noise_metrics(optimizer: torch.optim.AdamW) -> dict[str, float]:
-    """How much of the squared gradient is noise, from AdamW's moments: no pass, no copy of a gradient.
+    """How much of the squared gradient is noise, just before a step: no pass, no copy of a gradient.
 
-    With G the persistent gradient and S the variance of the noise, summed over parameters, the corrected second moment
-    averages to G^2 + S and the square of the first to G^2 + c S, where c is the sum of its squared weights.
+    With G the gradient that persists and noise that is independent from step to step, the product of this gradient
+    with the average of the earlier ones, AdamW's first moment, has mean |G|^2. What is left of |g|^2 is noise. The
+    estimate is unbiased and not clamped: single values scatter, also above 1.
     """
     (group,) = optimizer.param_groups
-    states = [optimizer.state[p] for p in group["params"] if p in optimizer.state]
-    if not states or (steps := int(states[0]["step"])) < 2:
+    b1 = group["betas"][0]
+    live = [(p.grad, optimizer.state[p]) for p in group["params"] if p.grad is not None and p in optimizer.state]
+    square = sum(gradient.square().sum().item() for gradient, _ in live)
+    if not square:
         return {}
-    b1, b2 = group["betas"]
-    c = (1 - b1) / (1 + b1) * (1 - b1 ** (2 * steps)) / (1 - b1**steps) ** 2
-    mean = sum(s["exp_avg"].double().square().sum().item() for s in states) / (1 - b1**steps) ** 2
-    second = sum(s["exp_avg_sq"].double().sum().item() for s in states) / (1 - b2**steps)
-    if second == 0:
-        return {}
-    noise = (second - mean) / (1 - c) / second
-    return {"grad/noise_fraction": min(1.0, max(0.0, noise))}
+    product = sum((gradient * s["exp_avg"]).sum().item() / (1 - b1 ** int(s["step"])) for gradient, s in live)
+    return {"grad/noise_fraction": 1 - product / square}
 
 
 @dataclass(frozen=True)

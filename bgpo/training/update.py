@@ -94,12 +94,12 @@ class Updater:
             if update == 0:
                 first = Updated(surrogate, batches[0], samples, known[0], B)
             known[at] = self._remember(batches[at], surrogate, known[at], samples)
-            norm = self._optimizer_step(step)
+            stepped = self._optimizer_step(step)
         before = first.samples[probe.rows] if before is None else before
         after = self._score(self.model, probe.batch, _go_on)
         last = Updated(surrogate, batches[at], samples, known[at], B)
         metrics = update_metrics(first, last, estimates_elbo=probe.rides_along)
-        return metrics | {"grad/norm": norm} | noise_metrics(self.optimizer) | probe.metrics(before, after)
+        return metrics | stepped | probe.metrics(before, after)
 
     def _known(self, batch: Batch, update: int, check: Check) -> Known:
         """Old and reference numbers that have to be there before the weights first move."""
@@ -164,19 +164,20 @@ class Updater:
         )
         return result
 
-    def _optimizer_step(self, step: int) -> float:
+    def _optimizer_step(self, step: int) -> dict[str, float]:
         """Clips and steps. A step without any live completion has no gradient and moves nothing."""
         parameters = [p for p in self.model.model.parameters() if p.grad is not None]
         if not parameters:
-            return 0.0
+            return {"grad/norm": 0.0}
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
         if norm != norm or norm == float("inf"):
             raise Diverged(
                 f"The gradient norm became {norm} at step {step + 1}; the weights were left as they were. "
                 "Lower learning_rate, or resume from an earlier checkpoint."
             )
+        metrics = {"grad/norm": norm} | noise_metrics(self.optimizer)
         self.optimizer.step()
-        return norm
+        return metrics
 
 
 def _go_on() -> None:
