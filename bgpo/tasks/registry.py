@@ -5,5 +5,6 @@ from __future__ import annotations
 from bgpo.tasks.adder import Adder
 from bgpo.tasks.base import Task
 from bgpo.tasks.stack_programs import StackPrograms
+from bgpo.tasks.sudoku import Sudoku
 
-TASKS: dict[str, Task] = {task.name: task for task in (Adder(), StackPrograms())}
+TASKS: dict[str, Task] = {task.name: task for task in (Adder(), StackPrograms(), Sudoku())}
