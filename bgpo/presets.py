@@ -28,10 +28,10 @@ def stack_programs() -> TrainConfig:
     return TrainConfig(task="stack_programs", warmup_steps=1200, train_steps=40)
 
 
-def sudoku() -> TrainConfig:
-    """4x4 grids with four blanks; the warm start mostly looks at the rows only."""
+def countdown() -> TrainConfig:
+    """A target and four numbers; the warm start mostly subtracts, whatever the target."""
     return TrainConfig(
-        task="sudoku", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=1500, train_steps=60
+        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=3000, train_steps=60
     )
 
 
@@ -46,9 +46,9 @@ PRESETS: dict[str, Preset] = {
         "executed.",
         stack_programs,
     ),
-    "sudoku": Preset(
-        "sudoku", "Sudoku 4x4 (planning), tiny model, CPU",
-        "Fills the blanks of a small grid. It starts out looking at rows only; every row, column and box is checked.",
-        sudoku,
+    "countdown": Preset(
+        "countdown", "Countdown (planning), tiny model, CPU",
+        "Reaches a target with the numbers it is given. It starts out subtracting blindly; every expression is evaluated.",
+        countdown,
     ),
 }

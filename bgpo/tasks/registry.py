@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bgpo.tasks.adder import Adder
 from bgpo.tasks.base import Task
+from bgpo.tasks.countdown import Countdown
 from bgpo.tasks.stack_programs import StackPrograms
-from bgpo.tasks.sudoku import Sudoku
 
-TASKS: dict[str, Task] = {task.name: task for task in (Adder(), StackPrograms(), Sudoku())}
+TASKS: dict[str, Task] = {task.name: task for task in (Adder(), StackPrograms(), Countdown())}
