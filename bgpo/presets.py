@@ -31,7 +31,7 @@ def stack_programs() -> TrainConfig:
 def countdown() -> TrainConfig:
     """A target and four numbers; the warm start mostly subtracts, whatever the target."""
     return TrainConfig(
-        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=3000, train_steps=60
+        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=4000, train_steps=80
     )
 
 
@@ -48,7 +48,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "countdown": Preset(
         "countdown", "Countdown (planning), tiny model, CPU",
-        "Reaches a target with the numbers it is given. It starts out subtracting blindly; every expression is evaluated.",
+        "Reaches a target with two of four numbers. It starts out subtracting, whatever the target; every expression "
+        "is evaluated.",
         countdown,
     ),
 }

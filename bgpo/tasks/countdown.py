@@ -54,7 +54,8 @@ class Countdown:
         answer = _answer(target, numbers)
         if answer is None:
             raise ValueError(
-                f"No two of {match.group(2)} add up to {target} or differ by it; give numbers that do, such as {_EXAMPLE}."
+                f"No two of {match.group(2)} add up to {target} or differ by it; give numbers that do, such as "
+                f"{_EXAMPLE}."
             )
         return Problem(match.group(), answer)
 
