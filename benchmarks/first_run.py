@@ -1,6 +1,6 @@
 """The promise of the first five minutes: each preset, seeds 0 to 2, from careless to right within four minutes.
 
-    python -m benchmarks.first_run                     both presets, fresh data folders, one run after the other
+    python -m benchmarks.first_run                     all presets, fresh data folders, one run after the other
     python -m benchmarks.first_run --presets adder --seeds 0 --json
     python -m benchmarks.first_run --data-dir demo     keeps runs and database there, to look at with app.py
 

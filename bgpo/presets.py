@@ -28,6 +28,13 @@ def stack_programs() -> TrainConfig:
     return TrainConfig(task="stack_programs", warmup_steps=1200, train_steps=40)
 
 
+def countdown() -> TrainConfig:
+    """A target and four numbers; the warm start mostly subtracts, whatever the target."""
+    return TrainConfig(
+        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=4000, train_steps=80
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "adder": Preset(
         "adder", "Adder (maths), tiny model, CPU",
@@ -38,5 +45,11 @@ PRESETS: dict[str, Preset] = {
         "Compiles an expression to a stack program. It starts out ignoring precedence; every program it writes is "
         "executed.",
         stack_programs,
+    ),
+    "countdown": Preset(
+        "countdown", "Countdown (planning), tiny model, CPU",
+        "Reaches a target with two of four numbers. It starts out subtracting, whatever the target; every expression "
+        "is evaluated.",
+        countdown,
     ),
 }

@@ -117,7 +117,7 @@ def test_help_names_every_knob_and_its_sentence():
 def test_unknown_preset_lists_the_known_ones():
     with pytest.raises(ConfigError) as caught:
         config_from_arguments(parser().parse_args(["--preset", "sudokku"]))
-    assert str(caught.value) == "There is no preset named sudokku; the presets are adder, stack_programs."
+    assert str(caught.value) == "There is no preset named sudokku; the presets are adder, stack_programs, countdown."
 
 
 def test_all_wrong_values_are_named_at_once():

@@ -128,7 +128,7 @@ def test_start_queues_a_preset_with_changed_knobs(client, services):
 
 
 @pytest.mark.parametrize(("body", "words"), [
-    ({"preset": "nothing"}, "adder, stack_programs"),
+    ({"preset": "nothing"}, "adder, stack_programs, countdown"),
     ({"preset": "adder", "values": {"mc_samples": 0}}, "mc_samples = 0"),
     ({"preset": "adder", "values": {"block_length": 3}}, "completion_length"),
     ({"preset": "adder", "values": [1]}, "JSON object"),
