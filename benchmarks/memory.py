@@ -71,7 +71,8 @@ def peak_rss_mb() -> float:
     return _status_mb("VmHWM")
 
 
-def _in_a_fresh_process(objective: str, mc_samples: int) -> dict[str, float]:
+def in_a_fresh_process(objective: str, mc_samples: int) -> dict[str, float]:
+    """`measure`, where nothing was resident before."""
     command = [sys.executable, "-m", "benchmarks.memory", "--cell", objective, str(mc_samples)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
@@ -90,7 +91,7 @@ def main() -> None:
     print(f"{'mc_samples':>10} | {'BGPO saved':>10} {'RSS':>8} | {'ELBO saved':>10} {'RSS':>8}   (MB)")
     for mc_samples in MC_SAMPLES:
         for objective in OBJECTIVES:
-            results[objective][str(mc_samples)] = _in_a_fresh_process(objective, mc_samples)
+            results[objective][str(mc_samples)] = in_a_fresh_process(objective, mc_samples)
         bgpo, elbo = (results[objective][str(mc_samples)] for objective in OBJECTIVES)
         print(f"{mc_samples:>10} | {bgpo['saved_mb']:>10.1f} {bgpo['rss_mb']:>8.1f} | "
               f"{elbo['saved_mb']:>10.1f} {elbo['rss_mb']:>8.1f}", flush=True)

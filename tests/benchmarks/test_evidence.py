@@ -1,0 +1,81 @@
+"""A tiny version of the whole evidence: every part is there, every picture is drawn, every number is finite."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence.plan import FULL, plan
+from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t_interval, verdict
+
+pytest.importorskip("matplotlib", reason="matplotlib draws the evidence; it is in requirements-test.txt")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evidence")
+    command = [sys.executable, "-m", "benchmarks.evidence", "--quick", "--output", str(folder)]
+    before = (ROOT / "docs/evidence.md").read_bytes() if (ROOT / "docs/evidence.md").exists() else None
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = (ROOT / "docs/evidence.md").read_bytes() if (ROOT / "docs/evidence.md").exists() else None
+    assert before == after, "--quick wrote to docs/"
+    return folder
+
+
+def test_report_has_its_parts_and_pictures(quick):
+    text = (quick / "docs/evidence.md").read_text()
+    assert re.findall(r"^## (\d)\.", text, re.M) == ["1", "2", "3", "4", "5"]
+    assert "Not measured yet" not in text and "Not complete" not in text
+    pictures = re.findall(r"\((images/evidence/\S+\.png)\)", text)
+    assert len(pictures) == 6
+    assert all((quick / "docs" / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_numbers_are_finite(quick):
+    assert not re.search(r"\b(nan|inf)\b", (quick / "docs/evidence.md").read_text(), re.I)
+    for path in (quick / "work/cells").glob("*.json"):
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in a cell"))
+
+
+def test_starting_again_measures_nothing_and_leaves_no_run_behind(quick):
+    command = [sys.executable, "-m", "benchmarks.evidence", "--quick", "--output", str(quick)]
+    before = (quick / "docs/evidence.md").read_text()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ", 0 to go" in done.stdout
+    assert (quick / "docs/evidence.md").read_text() == before
+    assert [path.name for path in (quick / "work/runs").iterdir()] == ["state_0"]
+
+
+def test_the_plan_is_consistent():
+    cells = plan(FULL)
+    names = [cell.name for cell in cells]
+    assert len(set(names)) == len(names)
+    for at, cell in enumerate(cells):
+        assert set(cell.needs) <= set(names[:at]), cell.name
+        json.dumps(cell.settings)
+
+
+def test_intervals_and_verdicts():
+    assert t_interval([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5)
+    assert t_interval([1.0]).half is None and t_interval([1.0]).sign == 0
+    difference = paired({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 1.1, 5: 9.0})
+    assert difference.count == 2 and difference.mean == pytest.approx(0.95)
+    assert [verdict(Interval(m, 1.0, 5), "up", "down", "open") for m in (2, -2, 0.5)] == ["up", "down", "open"]
+    values = np.array([1.0, 4.0, 2.0, 8.0])
+    estimate, error = jackknife(lambda kept: float(values[kept].mean()), 4)
+    assert (estimate, error) == (values.mean(), pytest.approx(values.std(ddof=1) / 2))
+
+
+def test_curves_are_read_between_evaluations():
+    points = [{"step": s, "tokens": 10 * s, "greedy": s / 10, "sampled": 0.0} for s in (0, 2, 4)]
+    curve = Curve.of(points)
+    assert curve.at([1, 3]).tolist() == pytest.approx([0.1, 0.3])
+    assert curve.mean_to(40, "tokens") == pytest.approx(0.2)
