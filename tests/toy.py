@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
+from math import comb
 
 import torch
 from torch import Tensor
@@ -59,6 +60,14 @@ def masks_of(sets: list[tuple[int, ...]]) -> Tensor:
     for row, positions in enumerate(sets):
         masked[row, list(positions)] = True
     return masked
+
+
+def every_mask(B: int = 1) -> MaskDraws:
+    """All 2^L - 1 masks as the draws: with these weights the mean over draws is the expectation over masks."""
+    sets = subsets()
+    masked = masks_of(sets).expand(B, -1, -1)
+    weight = [len(sets) / (len(S) * comb(L, len(S))) for S in sets]
+    return MaskDraws(masked, torch.tensor(weight, dtype=torch.float64).expand(B, -1), masked)
 
 
 def toy_batch(seed: int = 0, K: int = 5, sign: int = 0, B: int = 6, scheme: str = "stratified") -> Batch:
@@ -118,6 +127,14 @@ def with_graph(model: TableModel, batch: Batch) -> Tensor:
     """(B, K, L) log-probabilities in one graph."""
     pairs = batch.pairs(Pass(torch.arange(len(batch)), slice(0, batch.K), batch.prompt_ids.shape[1]), MASK)
     return dense(token_logprob(model, pairs), batch.draws.scored)
+
+
+def weighted_elbo_gradient(model: TableModel, batch: Batch, weight: Tensor) -> Tensor:
+    """-(1/B) sum_b sum_j weight_bj grad ell_bj; `weight` (B, K)."""
+    model.zero_grad()
+    samples = batch.draws.weight * with_graph(model, batch).sum(-1)
+    (-(weight * samples).sum() / len(batch)).backward()
+    return model.table.grad.clone()
 
 
 def elbos(model: TableModel, batch: Batch) -> Tensor:

@@ -73,13 +73,18 @@ def objective_of(config: TrainConfig, folder: Path) -> Objective:
     module = _load("objective_file", _kept(folder, "objective_file"))
 
     def value(elbo: Tensor, old_elbo: Tensor, advantage: Tensor) -> Tensor:
-        result = module.objective(elbo, old_elbo, advantage)
+        try:
+            result = module.objective(elbo, old_elbo, advantage)
+        except Exception as error:
+            raise PluginError(f"objective(...) in objective_file failed: {type(error).__name__}: {error}.") from error
         if not isinstance(result, Tensor) or result.shape != advantage.shape:
             shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise PluginError(
                 f"objective(...) in objective_file gave {shape} for {len(advantage)} completions; return one value "
                 f"each, shape {tuple(advantage.shape)}."
             )
+        if elbo.requires_grad and not result.requires_grad:
+            raise PluginError("objective(...) in objective_file has no gradient in elbo; use elbo without detach().")
         return result
 
     separable = bool(getattr(module, "SEPARABLE", False))

@@ -1,0 +1,74 @@
+"""Every saving of a step, on and off: the same gradient, through a whole step of each objective in float64."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+
+from bgpo.algorithm.objectives import OBJECTIVES
+from tests.training.steps import STEP, moved, rollouts_of
+
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
+ROLLOUTS = cache(lambda: rollouts_of(STEP))
+
+
+def change(**values) -> torch.Tensor:
+    return moved(STEP.with_values(**values), ROLLOUTS())
+
+
+@cache
+def as_usual(objective: str) -> torch.Tensor:
+    got = change(objective=objective)
+    assert got.abs().max() > 1e-4, "a step that moves nothing proves nothing"
+    return got
+
+
+def assert_same(left: torch.Tensor, right: torch.Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+
+
+@every_objective
+@pytest.mark.parametrize("saving", ["skip_old_pass", "drop_zero_advantage", "masked_head", "chunked_head", "packed"])
+def test_a_step_is_the_same_without_the_saving(objective, saving):
+    assert_same(change(objective=objective, **{saving: False}), as_usual(objective))
+
+
+@every_objective
+def test_a_step_is_the_same_with_a_few_rows_of_logits_at_a_time(objective, monkeypatch):
+    monkeypatch.setattr("bgpo.algorithm.elbo._CHUNK_BYTES", 54 * 8 * 5)
+    assert_same(change(objective=objective), as_usual(objective))
+
+
+@every_objective
+@pytest.mark.parametrize("token_budget", [19, 10_000])
+def test_a_step_is_the_same_whatever_fits_a_pass(objective, token_budget):
+    assert_same(change(objective=objective, token_budget=token_budget), as_usual(objective))
+
+
+@every_objective
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_a_step_is_the_same_with_equal_completions_merged(objective, kl):
+    shared = {"objective": objective, "share_masks": True, "kl_coefficient": kl}
+    assert_same(change(**shared), change(**shared, merge_duplicates=False))
+
+
+@every_objective
+@pytest.mark.parametrize("kl_reference", ["start", "old"])
+def test_with_a_kl_a_step_is_the_same_without_any_saving(objective, kl_reference):
+    """And the KL does hold back: completions of advantage 0 move the weights as well."""
+    kl = {"objective": objective, "kl_coefficient": 0.5, "kl_estimator": "k3", "kl_reference": kl_reference}
+    nothing = {"skip_old_pass": False, "drop_zero_advantage": False, "masked_head": False, "chunked_head": False,
+               "packed": False}
+    saved = change(**kl)
+    assert_same(saved, change(**kl, **nothing))
+    assert (saved - as_usual(objective)).abs().max() > 1e-7
+
+
+@pytest.mark.parametrize("objective", ["bgpo", "bgpo_reanchored", "elbo_two_pass", "bgpo_clipped"])
+def test_fresh_masks_cost_only_the_old_passes_that_matter(objective):
+    """With masks of their own the later updates need old values; good completions of BGPO need none."""
+    fresh = {"objective": objective, "fresh_masks": "each_update", "updates_per_rollout": 3}
+    assert_same(change(**fresh), change(**fresh, skip_old_pass=False))
+    assert (change(**fresh) - change(**fresh | {"fresh_masks": "each_rollout"})).abs().max() > 1e-6
