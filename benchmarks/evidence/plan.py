@@ -120,20 +120,17 @@ def step_tokens(config: TrainConfig) -> int:
 
 def plan(scale: Scale) -> list[Cell]:
     """All cells, in the order in which they are made."""
-    cells: list[Cell] = []
-    for seed in range(max(scale.mc_seeds, scale.objective_seeds, scale.gap_seeds)):
-        cells += [_warm_start(scale, task, seed) for task in scale.tasks]
-        if seed < scale.gap_seeds:
-            cells += _gap(scale, seed)
-        if seed == 0:
-            cells += _memory(scale)
-        if seed < scale.mc_seeds:
-            cells += [_mc_samples(scale, task, seed, K) for task in scale.tasks for K in scale.draws]
-        if seed == 0:
-            cells += _gradients(scale)
-        if seed < scale.objective_seeds:
-            cells += _objectives(scale, seed)
-    return cells
+    seeds = range(max(scale.mc_seeds, scale.objective_seeds, scale.gap_seeds))
+    warm_starts = [[_warm_start(scale, task, seed) for task in scale.tasks] for seed in seeds]
+    draws = [[_mc_samples(scale, task, seed, K) for task in scale.tasks for K in scale.draws] for seed in seeds]
+    first = [*warm_starts[0], *_gap(scale, 0), *draws[0], *_gradients(scale), *_objectives(scale, 0), *_memory(scale)]
+    rest: list[Cell] = []
+    for seed in seeds[1:]:
+        rest += warm_starts[seed] + (draws[seed] if seed < scale.mc_seeds else [])
+    for seed in seeds[1:]:
+        rest += _objectives(scale, seed) if seed < scale.objective_seeds else []
+        rest += _gap(scale, seed) if seed < scale.gap_seeds else []
+    return first + rest
 
 
 def _warm_start(scale: Scale, task: str, seed: int) -> Cell:
