@@ -220,7 +220,20 @@ def plan_words(config: TrainConfig) -> list[str]:
         f"{_count(c.train_steps, 'training step')} of {batch}.",
         f"{estimates} ({_count(c.mc_samples, 'mask draw')} each), {held}.",
         f"{_count(evaluations, 'held-out evaluation')} on {c.eval_problems} problems, each with a checkpoint.",
+        *published_words(c),
     ]
+
+
+def published_words(config: TrainConfig) -> list[str]:
+    """What the objective's paper sets otherwise than this config, as at most one sentence."""
+    objective = OBJECTIVES.get(config.objective)
+    if objective is None:
+        return []
+    given = {name: getattr(config, name) for name in objective.published}
+    if "clip_epsilon" in given and not config.clip_epsilon:  # 0 takes the published one
+        given["clip_epsilon"] = objective.published["clip_epsilon"]
+    other = [f"{name} {value}" for name, value in objective.published.items() if given[name] != value]
+    return [f"{objective.title} as published ({objective.source}): {', '.join(other)}."] if other else []
 
 
 def _count(number: int, noun: str) -> str:

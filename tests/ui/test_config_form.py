@@ -211,3 +211,11 @@ def test_coming_back_to_the_tab_keeps_edits_and_a_new_address_replaces_them(page
 def test_an_unknown_preset_press_falls_back_to_the_first(page):
     answer = page.preset_chosen(SimpleNamespace(preset="rm -rf"))
     assert answer[0] == next(iter(PRESETS)) and len(answer) == 3 + len(KNOBS)
+
+
+def test_the_plan_says_what_the_paper_sets_otherwise():
+    espo = adder().with_values(objective="espo", advantage="leave_one_out")
+    (words,) = config_form.published_words(espo)
+    assert words.startswith("ESPO as published (arXiv 2512.03759): kl_coefficient 0.001")
+    assert "advantage" not in words and "clip_epsilon" not in words
+    assert config_form.published_words(espo.with_values(objective="custom", objective_file="mine.py")) == []
