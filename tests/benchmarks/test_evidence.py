@@ -16,6 +16,7 @@ from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t
 
 pytest.importorskip("matplotlib", reason="matplotlib draws the evidence; it is in requirements-test.txt")
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # 40 seconds on two free cores
 
 
 @pytest.fixture(scope="module")
