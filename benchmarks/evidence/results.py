@@ -53,7 +53,7 @@ class Results:
     @property
     def seconds(self) -> float:
         """Processor time of all cells, which does not depend on what else the machine did."""
-        return sum(stored["cpu_seconds"] for _, stored in self.cells)
+        return sum(stored.get("cpu_seconds", stored["seconds"]) for _, stored in self.cells)
 
     @property
     def machines(self) -> list[dict[str, Any]]:

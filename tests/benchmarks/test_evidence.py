@@ -17,6 +17,7 @@ from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t
 pytest.importorskip("matplotlib", reason="matplotlib draws the evidence; it is in requirements-test.txt")
 pytestmark = pytest.mark.timeout(900)  # the first test waits for everything to be measured once
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(900)  # 40 seconds on two free cores
 
 
 @pytest.fixture(scope="module")
