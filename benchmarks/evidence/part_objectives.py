@@ -17,9 +17,9 @@ def section(results: Results) -> Section:
         f"The adder, {budget / 1e6:g} million tokens forwarded, once with one update per rollout and once with "
         f"{REGIMES[1]}. Each objective trains with the mask draws, clip and length normalisation it was published "
         "with, and with 4 draws where its scheme takes a number; methods with fewer passes per step make more "
-        "steps. Where fresh masks are drawn for every update, the trainer also scores them with the old policy and "
-        "that counts; wd1 and SPG do not read it, which costs them about a seventh of their compute off-policy. "
-        "On-policy, BGPO and the plain ELBO objective are the same run by theory; only off-policy can the bound "
+        "steps. Where fresh masks are drawn for every update of a ratio, the trainer also scores them with the old "
+        "policy, and that counts. On-policy, BGPO and the plain ELBO objective are the same run by theory; only "
+        "off-policy can the bound "
         "itself matter.",
     )
     for updates in REGIMES:

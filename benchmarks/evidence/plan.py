@@ -113,7 +113,7 @@ def step_tokens(config: TrainConfig) -> int:
     two_passes = not objective.separable and not objective.retained
     passes = 3 * c.updates_per_rollout
     passes += two_passes * (c.updates_per_rollout - objective.ratio_only)
-    passes += objective.redraw * (c.updates_per_rollout - 1)
+    passes += (objective.redraw and objective.uses_old) * (c.updates_per_rollout - 1)
     rows = c.prompts_per_step * c.group_size * (TASKS[c.task].prompt_length + c.completion_length)
     return rows * (c.denoising_steps + draws * passes)
 

@@ -281,6 +281,7 @@ class Objective:
         retained: keep every draw's graph until backward, as the plain objective is usually trained. An objective that
             is neither separable nor retained takes two passes: values first, then gradients draw by draw.
         ratio_only: the values enter as log ratios alone, so on-policy the first pass is not needed.
+        uses_old: the value depends on the old policy.
         anchored: takes the log ratios of the previous update.
         old_for_negative_only: where A >= 0 the gradient does not depend on the old policy.
         draws: the mask draws it is published with; `fixed_draws`: no others make sense.
@@ -304,6 +305,7 @@ class Objective:
     separable: bool = False
     retained: bool = False
     ratio_only: bool = True
+    uses_old: bool = True
     anchored: bool = False
     old_for_negative_only: bool = False
     draws: str = "stratified"
@@ -369,14 +371,14 @@ OBJECTIVES: dict[str, Objective] = _table(
     ),
     Objective(
         "spg_eubo", "SPG, EUBO", spg_eubo, "Policy gradient: ELBO for good completions, an upper bound for bad ones.",
-        "arXiv 2510.09541", level="token", ratio_only=False, draws="block", prompt_masked=True, redraw=True,
-        normalize_by_length=False,
+        "arXiv 2510.09541", level="token", ratio_only=False, uses_old=False, draws="block", prompt_masked=True,
+        redraw=True, normalize_by_length=False,
         published={"advantage": "mean", "eubo_beta": 1.5, "mc_samples": 2, "updates_per_rollout": 4},
     ),
     Objective(
         "spg_mixture", "SPG, mixture", spg_mixture, "SPG with half upper, half lower bound for bad completions.",
-        "arXiv 2510.09541", level="token", ratio_only=False, draws="block", prompt_masked=True, redraw=True,
-        normalize_by_length=False,
+        "arXiv 2510.09541", level="token", ratio_only=False, uses_old=False, draws="block", prompt_masked=True,
+        redraw=True, normalize_by_length=False,
         published={"advantage": "mean", "eubo_beta": 1.5, "eubo_share": 0.5, "mc_samples": 2, "updates_per_rollout": 4},
     ),
     Objective(
@@ -401,8 +403,8 @@ OBJECTIVES: dict[str, Objective] = _table(
     ),
     Objective(
         "wd1", "wd1", wd1, "Weighted log-likelihood of one fully masked pass.", "arXiv 2507.08838",
-        level="token", separable=True, draws="full", fixed_draws=True, prompt_masked=True, redraw=True,
-        weigh=softmax_weights, published={"advantage": "mean", "updates_per_rollout": 12},
+        level="token", separable=True, uses_old=False, draws="full", fixed_draws=True, prompt_masked=True,
+        redraw=True, weigh=softmax_weights, published={"advantage": "mean", "updates_per_rollout": 12},
     ),
     Objective(
         "tracerl", "TraceRL", tracerl, "Clipped token ratios along the rollout's own path, every slice of it.",

@@ -122,7 +122,7 @@ class Known:
             is spent on them.
         reference: needed for a KL.
         anchor: (B, K) log ratios of the draws at the previous update, for a re-anchored bound.
-        old_is_partial: `old` is 0 for completions whose gradient does not depend on it.
+        old_is_partial: some or all of `old` is missing, because the gradient does not depend on it.
     """
 
     old: Tensor | None = None

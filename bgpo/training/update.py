@@ -107,6 +107,8 @@ class Updater:
         partial = False
         if self.objective.sampler_head:
             old = batch.drawn_logprob[:, None] * batch.draws.scored
+        elif update and self._may_skip_old:
+            partial = True
         elif update or not self.config.skip_old_pass:
             partial = self._may_skip_good
             old = self._old(batch, check)
@@ -115,6 +117,11 @@ class Updater:
         elif self.config.kl_coefficient:  # against the policy that made the rollouts
             reference = old if old is not None else self._score(self.model, batch, check, drawn=True)
         return Known(old, reference, old_is_partial=partial)
+
+    @property
+    def _may_skip_old(self) -> bool:
+        old_is_reference = self.config.kl_coefficient and self.reference is None
+        return not self.objective.uses_old and self.config.skip_old_pass and not old_is_reference
 
     @property
     def _may_skip_good(self) -> bool:

@@ -15,7 +15,6 @@ from benchmarks.evidence.plan import FULL, plan
 from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t_interval, verdict
 
 pytest.importorskip("matplotlib", reason="matplotlib draws the evidence; it is in requirements-test.txt")
-pytestmark = pytest.mark.timeout(900)  # the first test waits for everything to be measured once
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(900)  # 40 seconds on two free cores
 
