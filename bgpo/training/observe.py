@@ -66,11 +66,12 @@ def noise_metrics(optimizer: torch.optim.AdamW) -> dict[str, float]:
     estimate is unbiased and not clamped: single values scatter, also above 1.
     """
     (group,) = optimizer.param_groups
-    b1 = group["betas"][0]
-    live = [(p.grad, optimizer.state[p]) for p in group["params"] if p.grad is not None and p in optimizer.state]
+    states = ((p.grad, optimizer.state[p]) for p in group["params"] if p.grad is not None)
+    live = [(gradient, state) for gradient, state in states if "exp_avg" in state]  # none at the first step
     square = sum(gradient.square().sum().item() for gradient, _ in live)
     if not square:
         return {}
+    b1 = group["betas"][0]
     product = sum((gradient * s["exp_avg"]).sum().item() / (1 - b1 ** int(s["step"])) for gradient, s in live)
     return {"grad/noise_fraction": 1 - product / square}
 
