@@ -19,6 +19,7 @@ from bgpo.config import GROUPS, KNOBS, ConfigError, Knob, TrainConfig
 from bgpo.models.registry import MODELS
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
+from bgpo.training.plugins import file_problems
 
 FIELD = "knob-"  # element id of a knob's control is FIELD + its name
 _TITLES = {"task": TASKS, "model": MODELS, "objective": OBJECTIVES}
@@ -136,9 +137,12 @@ def read(values: Mapping[str, Any]) -> TrainConfig:
         ConfigError: one sentence per field at fault, empty ones included; all of them at once.
     """
     try:
-        return TrainConfig.parse(values)
+        config = TrainConfig.parse(values)
     except ConfigError as error:
         raise ConfigError(error.problems | _empty(values, error.problems)) from None
+    if problems := file_problems(config):
+        raise ConfigError(problems)
+    return config
 
 
 def _empty(values: Mapping[str, Any], problems: Mapping[str, str]) -> dict[str, str]:

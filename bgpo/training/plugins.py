@@ -23,13 +23,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from bgpo.algorithm.objectives import OBJECTIVES, Objective
 from bgpo.config import CUSTOM, TrainConfig
 from bgpo.tasks.base import Problem
+
+if TYPE_CHECKING:  # a form checks the files without loading torch
+    from torch import Tensor
 
 _FUNCTIONS = {"objective_file": "objective", "reward_file": "reward"}
 
@@ -50,6 +51,18 @@ def keep_copies(config: TrainConfig, folder: Path) -> None:
             check_file(knob, given)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(given).expanduser(), kept)
+
+
+def file_problems(config: TrainConfig) -> dict[str, str]:
+    """What is wrong with the files that the config names, by knob; they are read, not run."""
+    problems = {}
+    for knob in _FUNCTIONS:
+        try:
+            if given := getattr(config, knob):
+                check_file(knob, given)
+        except PluginError as error:
+            problems[knob] = str(error)
+    return problems
 
 
 def check_file(knob: str, given: str) -> None:
@@ -77,8 +90,8 @@ def objective_of(config: TrainConfig, folder: Path) -> Objective:
             result = module.objective(elbo, old_elbo, advantage)
         except Exception as error:
             raise PluginError(f"objective(...) in objective_file failed: {type(error).__name__}: {error}.") from error
-        if not isinstance(result, Tensor) or result.shape != advantage.shape:
-            shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        shape = tuple(result.shape) if isinstance(result, type(elbo)) else type(result).__name__
+        if shape != tuple(advantage.shape):
             raise PluginError(
                 f"objective(...) in objective_file gave {shape} for {len(advantage)} completions; return one value "
                 f"each, shape {tuple(advantage.shape)}."

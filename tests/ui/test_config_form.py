@@ -219,3 +219,13 @@ def test_the_plan_says_what_the_paper_sets_otherwise():
     assert words.startswith("ESPO as published (arXiv 2512.03759): kl_coefficient 0.001")
     assert "advantage" not in words and "clip_epsilon" not in words
     assert config_form.published_words(espo.with_values(objective="custom", objective_file="mine.py")) == []
+
+
+def test_a_file_that_holds_no_objective_is_refused_at_its_field(tmp_path):
+    mine = tmp_path / "mine.py"
+    values = adder().model_dump() | {"objective": "custom", "objective_file": str(mine)}
+    with pytest.raises(ConfigError) as missing:
+        config_form.read(values)
+    assert "cannot be read" in missing.value.problems["objective_file"]
+    mine.write_text("def objective(elbo, old_elbo, advantage):\n    raise SystemExit  # never run by the form\n")
+    assert config_form.read(values).objective_file == str(mine)
