@@ -165,7 +165,8 @@ class Updater:
         return replace(passes, head=replace(passes.head, temperature=self.config.temperature, banned_ids=banned))
 
     def _fitting(self, work: Callable[[Passes], Tensor], batch: Batch) -> Tensor:
-        least = batch.prompt_ids.shape[1] + batch.completion_ids.shape[1]
+        prompt = int(batch.prompt_length.max()) if self.passes.packed and len(batch) else batch.prompt_ids.shape[1]
+        least = prompt + batch.completion_ids.shape[1]
         result, self.passes = within_memory(
             work, lambda: self.optimizer.zero_grad(set_to_none=True), self.passes, least
         )
