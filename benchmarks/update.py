@@ -39,6 +39,7 @@ from bgpo.algorithm.elbo import Head
 from bgpo.algorithm.masking import draw_masks
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.algorithm.surrogate import Surrogate
+from bgpo.models.denoiser import linear_matrix
 from bgpo.training.likelihood import Batch, Known, Passes, accumulate, score
 from bgpo.training.machine import SavedBytes
 
@@ -70,6 +71,10 @@ class Model:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
+
+    @property
+    def head_matrix(self) -> Tensor | None:
+        return linear_matrix(self.model.lm_head)
 
     def clear(self) -> None:
         """Zeroed gradient buffers, there beforehand."""

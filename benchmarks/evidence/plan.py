@@ -83,7 +83,7 @@ class Scale:
 FULL = Scale(
     "full", ("adder",), {"eval_problems": 128}, mc_seeds=5, draws=(1, 2, 4, 16), least_steps=16,
     budgets={"adder": 1_200_000}, eval_every={1: 4, 2: 4, 4: 2, 16: 2},
-    objective_seeds=2, objective_budget=700_000, evaluations=6, state_steps=10, measured_prompts=8,
+    objective_seeds=4, objective_budget=700_000, evaluations=6, state_steps=10, measured_prompts=8,
     measured_group=8, gradient_draws=(1, 4, 16), replicates=24, reference_replicates=24, gap_seeds=3,
     gap_draws=16, gap_scales=tuple(2.0**k for k in range(-6, 7)), gap_updates=(1, 2, 4, 8, 16, 32),
     memory_draws=(1, 2, 4, 8, 16, 32),

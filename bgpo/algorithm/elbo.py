@@ -25,6 +25,8 @@ class Scorer(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """(M, D) -> (M, V)."""
 
+    # head_matrix: (V, D) or None, if the scorer has one, of a head that is one matrix and nothing else
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -115,12 +117,18 @@ def backward_in_chunks(
     """
     gradient = torch.empty_like(rows)
     found = []
-    for first, last, start, stop in _pair_chunks(pair_rows.tolist(), _chunk_rows(model, rows, head)):
-        part = rows[start:stop].detach().requires_grad_()
-        logprob = _read(model, part, targets[start:stop], head)
-        values = logprob.detach()
-        logprob.backward(-derivative(first, last, values).to(logprob.dtype))
-        gradient[start:stop] = part.grad
+    chunks = _pair_chunks(pair_rows.tolist(), _chunk_rows(model, rows, head))
+    matrix = getattr(model, "head_matrix", None)
+    by_hand = len(chunks) > 1 and matrix is not None and head.temperature == 1 and not head.banned_ids
+    for first, last, start, stop in chunks:
+        part, own = rows[start:stop].detach(), targets[start:stop]
+
+        def weigh(values: Tensor, first: int = first, last: int = last) -> Tensor:
+            return derivative(first, last, values)
+
+        values, gradient[start:stop] = _matrix_chunk(matrix, part, own, weigh) if by_hand else _head_chunk(
+            model, part, own, weigh, head
+        )
         found.append(values)
     rows.backward(gradient)
     return torch.cat(found) if found else rows.new_zeros(0)
@@ -165,6 +173,38 @@ def _logits(model: Scorer, rows: Tensor, head: Head) -> Tensor:
 
 def _read(model: Scorer, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
     return -F.cross_entropy(_logits(model, rows, head), targets, reduction="none")
+
+
+def _head_chunk(
+    model: Scorer, rows: Tensor, targets: Tensor, weigh: Callable[[Tensor], Tensor], head: Head
+) -> tuple[Tensor, Tensor]:
+    """(m,) log-probabilities and the (m, D) gradient of -sum(weigh * log-probability); any head, by autograd."""
+    rows = rows.requires_grad_()
+    logprob = _read(model, rows, targets, head)
+    values = logprob.detach()
+    logprob.backward(-weigh(values).to(logprob.dtype))
+    return values, rows.grad
+
+
+@torch.no_grad()
+def _matrix_chunk(
+    matrix: Tensor, rows: Tensor, targets: Tensor, weigh: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same for a head that is one matrix, in one buffer of logits that becomes their gradient in place.
+
+    Autograd would write the logits three times and the matrix's gradient twice per chunk.
+    """
+    logits = (rows @ matrix.T).log_softmax(-1)  # (m, V)
+    values = logits.gather(1, targets[:, None])[:, 0]
+    with torch.enable_grad():
+        weight = weigh(values).to(logits.dtype)
+    # d(-w log p) = w (softmax - onehot)
+    logits.exp_().mul_(weight[:, None]).scatter_add_(1, targets[:, None], -weight[:, None])
+    if matrix.requires_grad:
+        if matrix.grad is None:
+            matrix.grad = torch.zeros_like(matrix)
+        matrix.grad.addmm_(logits.T, rows)
+    return values, logits @ matrix
 
 
 def _chunk_rows(model: Scorer, rows: Tensor, head: Head) -> int:

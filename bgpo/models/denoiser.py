@@ -9,6 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def linear_matrix(module: torch.nn.Module) -> Tensor | None:
+    """(V, D) of a head that is one matrix in float32 or wider and nothing else, or None."""
+    plain = type(module) is torch.nn.Linear and module.bias is None and not module._forward_hooks
+    return module.weight if plain and module.weight.dtype in (torch.float32, torch.float64) else None
+
+
 class Denoiser:
     """A model that predicts masked tokens from both sides.
 
@@ -46,6 +52,11 @@ class Denoiser:
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V): the head, applied to the rows one asks for and no others."""
         return self.model.lm_head(hidden)
+
+    @property
+    def head_matrix(self) -> Tensor | None:
+        """(V, D) when the head is one matrix and nothing else; the backward of the head may then go by hand."""
+        return linear_matrix(self.model.lm_head)
 
     def encode_prompts(self, prompts: Sequence[str], prompt_length: int) -> Tensor:
         """(B, prompt_length) ids, padded on the left to one width whatever the batch.
