@@ -31,6 +31,7 @@ _LONGEST_TEXT = 1000
 ROLLOUT_ORDERS = ("random", "max_prob")
 LR_SCHEDULES = ("constant", "linear")
 EVAL_ORDERS = ("low_confidence", "max_prob", "random")
+JOBS = ("train",)  # each has a function in bgpo/jobs/worker.py
 
 GROUPS = ("Task", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Machine")
 
@@ -70,6 +71,7 @@ class TrainConfig(BaseModel):
     task: str = knob("adder", "Problems, prompts and the reward.", group="Task", choices=TASKS)
     model: str = knob("tiny", "Model family that is trained.", group="Task", choices=MODELS)
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
+    job: str = knob("train", "What the run's process does.", group="Task", choices=JOBS, rare=True)
 
     objective: str = knob(
         "bgpo", "What each update maximises.", group="Objective", choices=(*OBJECTIVES, CUSTOM),

@@ -1,4 +1,4 @@
-"""The process that trains one run.
+"""The process that works on one run: trains it, or does another of the JOBS.
 
     python -m bgpo.jobs.worker 12 --database URL                     the run of a row, as the app starts it
     python -m bgpo.jobs.worker --preset adder --seed 0 --database sqlite:///runs.db     a new run, in this terminal
@@ -12,6 +12,7 @@ import argparse
 import errno
 import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -37,6 +38,9 @@ from storage.runs import Run, create_run, get_run, transition
 FINISHED, FAILED, REFUSED, STOPPED = 0, 1, 2, 75  # exit codes
 HEADLINE = "reward/heldout_greedy"
 _CODES = {"finished": FINISHED, "stopped": STOPPED, "failed": FAILED}
+# What a process can do, by the knob `job`: a function (config, folder, listener, warm_start_cache) -> Outcome, named
+# and not imported here, because most load torch. A new one needs its name in JOBS of bgpo/config.py, too.
+JOBS = {"train": "bgpo.training.trainer:run"}
 
 
 class Refused(Exception):
@@ -209,7 +213,7 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
     signals.attach(reporter.stop, lambda: _conclude(db, run, reporter, narrator, ABORTED, as_json))
     narrator.say(f"Run {run.id}, {run.name}" + (f", goes on from step {run.step}" if run.step else ""))
     try:
-        end = _train(run, reporter)
+        end = _do(run, reporter)
     except BaseException as error:  # SystemExit ends a run as well
         end = _failure(error, reporter)
         narrator.file_only("".join(traceback.format_exception(error)))
@@ -217,7 +221,7 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
     return _CODES[end.status]
 
 
-def _train(run: Run, reporter: Reporter) -> End:
+def _do(run: Run, reporter: Reporter) -> End:
     config = TrainConfig.from_json(run.config_json)
     folder = Path(run.folder)
     (folder / "config.json").write_text(config.to_json())
@@ -226,11 +230,10 @@ def _train(run: Run, reporter: Reporter) -> End:
     reporter.watch(Health(config))
     # threads that wait should sleep: spinning ones starve each other on a machine that does something else as well
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from bgpo.training import trainer  # torch: seconds, in which the heartbeat already goes and Stop is heard
-
+    job = pkgutil.resolve_name(JOBS[config.job])  # torch: seconds, in which the heartbeat goes and Stop is heard
     if reporter.should_stop():
         return NOT_BEGUN
-    outcome = trainer.run(config, folder, reporter, folder.parent.parent / "warm_starts")
+    outcome = job(config, folder, reporter, folder.parent.parent / "warm_starts")
     if outcome.status == "stopped":
         return End("stopped", f"Stopped at step {outcome.step} of {config.train_steps}; Resume goes on from there.")
     return End(outcome.status)

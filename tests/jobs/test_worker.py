@@ -6,8 +6,10 @@ loading does not matter, the config is one that a worker refuses before it loads
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import pkgutil
 import pty
 import resource
 import shlex
@@ -21,10 +23,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bgpo.config import KNOBS
 from bgpo.jobs import control, runner, settling
 from bgpo.jobs.command import command_line
 from bgpo.jobs.scheduler import Scheduler
-from bgpo.jobs.worker import _failure, main
+from bgpo.jobs.worker import JOBS, _failure, main
 from storage.checkpoints import checkpoints_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import points_after
@@ -333,6 +336,13 @@ def test_help_and_wrong_flags_need_no_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--mc-samples N" in done.stdout and "Ctrl-C stops it" in done.stdout
+
+
+def test_every_job_that_can_be_chosen_is_a_function_of_four():
+    assert JOBS.keys() == set(KNOBS["job"].choices)
+    for name in JOBS.values():
+        taken = list(inspect.signature(pkgutil.resolve_name(name)).parameters)
+        assert taken == ["config", "folder", "listener", "warm_start_cache"], name
 
 
 class AtStep:
