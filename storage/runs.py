@@ -70,6 +70,7 @@ class RunEvent:
     from_status: str
     to_status: str
     why: str
+    step: int | None = None  # the run's last finished step at that time
 
 
 # What `transition` may set beside the status. The rest is written by `create_run` and `flush`.
@@ -276,7 +277,8 @@ def _consequences(to: str) -> dict[str, Any]:
 def _record(connection: Connection, id: int, who: str, from_status: str, to_status: str, why: str) -> None:
     connection.execute(
         run_event.insert().values(
-            run_id=id, time=time.time(), who=who, from_status=from_status, to_status=to_status, why=why
+            run_id=id, time=time.time(), who=who, from_status=from_status, to_status=to_status, why=why,
+            step=select(run.c.step).where(run.c.id == id).scalar_subquery(),
         )
     )
 

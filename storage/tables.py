@@ -8,6 +8,9 @@
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
     checkpoint   folders that hold weights
     alert        when a run's metrics began to say that something goes wrong, and what to do, in words
+    run_tag      tags that people put on a run
+    run_note     what people write about a run, and whether they have put it away
+    saved_view   addresses of the pages that people keep under a name
 
 Times are UTC seconds since the epoch (a float behaves the same on SQLite and PostgreSQL, a DateTime does not).
 A change here needs a new file in `migrations/versions/`; a test compares the two.
@@ -20,6 +23,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -125,6 +129,7 @@ run_event = Table(
     Column("from_status", CleanText, nullable=False),
     Column("to_status", CleanText, nullable=False),
     Column("why", CleanText, nullable=False),
+    Column("step", Integer),  # the run's last finished step then; NULL in rows of the first versions
 )
 
 metric = Table(
@@ -196,4 +201,28 @@ alert = Table(
     Column("severity", CleanText, nullable=False),
     Column("message", CleanText, nullable=False),
     Column("time", Double, nullable=False),
+)
+
+run_tag = Table(
+    "run_tag",
+    metadata,
+    _of_run(primary_key=True),
+    Column("tag", CleanText, primary_key=True),
+)
+
+run_note = Table(
+    "run_note",
+    metadata,
+    _of_run(primary_key=True, autoincrement=False),
+    Column("notes", CleanText, nullable=False),
+    Column("archived", Boolean, nullable=False),
+)
+
+saved_view = Table(
+    "saved_view",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", CleanText, nullable=False, unique=True),
+    Column("query", CleanText, nullable=False),
+    Column("created_at", Double, nullable=False),
 )

@@ -6,12 +6,8 @@ the selected runs. The others answer a question asked by a click.
 
 from __future__ import annotations
 
-import gzip
 import json
-import threading
 import time
-import zlib
-from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,118 +21,23 @@ from bgpo.jobs import control
 from bgpo.jobs.command import command_line
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
-from storage.alerts import alert_counts, alerts_of
+from storage.alerts import alerts_of
 from storage.checkpoints import checkpoints_of
 from storage.completions import completions_of
 from storage.database import StorageError
-from storage.metrics import Bucket, Point, latest, newest_cursor, points_after, series, sparkline
-from storage.runs import Run, RunNotFound, get_run, list_runs, run_events
-from ui import run_words
+from storage.labels import LabelError
+from storage.metrics import Bucket, Point, latest, newest_cursor, points_after, series
+from storage.runs import RunNotFound, get_run, list_runs, run_events
+from ui import label_routes, run_words
+from ui.answers import RefusedRequest, body_of, json_answer
+from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
 
-SPARK = "reward/heldout_greedy"
 MAX_SELECTED = 24
 MAX_POINTS = 20_000
-MAX_BODY = 64 * 1024
 LOG_TAIL = 64 * 1024
 LONG_RUN = 3000  # steps; beyond it a run opens as buckets
 OVERVIEW_BUCKETS = 600
-
-
-class RunSummaries:
-    """What the run list shows of each run, computed again only when the run's row has changed."""
-
-    def __init__(self, services: Services):
-        self._db = services.db
-        self._lock = threading.Lock()
-        self._known: dict[int, tuple[tuple[Run, Counter[str]], dict[str, Any]]] = {}
-        self._sent: OrderedDict[str, dict[int, int]] = OrderedDict()
-
-    def all(self) -> dict[int, dict[str, Any]]:
-        runs = list_runs(self._db)
-        alerts = alert_counts(self._db, [run.id for run in runs])
-        with self._lock:
-            stale = [run for run in runs if self._known.get(run.id, (None,))[0] != (run, alerts[run.id])]
-            if stale:
-                self._refresh(stale, {run.id: run for run in runs}, alerts)
-            self._known = {run.id: self._known[run.id] for run in runs}
-            return {run.id: self._known[run.id][1] for run in runs}
-
-    def _refresh(self, stale: list[Run], runs: dict[int, Run], alerts: dict[int, Counter[str]]) -> None:
-        ids = [run.id for run in stale]
-        now, sparks = latest(self._db, ids), sparkline(self._db, ids, SPARK, points=40)
-        for run in stale:
-            best = series(self._db, run.id, SPARK, None, None, 1)
-            shown = summary(run, now.get(run.id, {}), sparks.get(run.id, []), best, _before(run, runs), alerts[run.id])
-            self._known[run.id] = ((run, alerts[run.id]), shown)
-
-    def alert_totals(self) -> dict[int, int]:
-        """How many alerts each run has, as of the last look."""
-        with self._lock:
-            return {run_id: shown["alerts"] for run_id, (_, shown) in self._known.items()}
-
-    def since(self, token: str) -> tuple[dict[int, dict[str, Any]], list[int], str, bool]:
-        """Against an earlier answer: changed summaries, ids that are gone, new token, whether this is everything."""
-        now = self.all()
-        prints = {run_id: zlib.crc32(json.dumps(item, sort_keys=True).encode()) for run_id, item in now.items()}
-        fresh = f"{zlib.crc32(repr(sorted(prints.items())).encode()):08x}"
-        with self._lock:
-            before = self._sent.get(token)
-            self._sent[fresh] = prints
-            self._sent.move_to_end(fresh)
-            while len(self._sent) > 64:
-                self._sent.popitem(last=False)
-        if before is None:
-            return now, [], fresh, True
-        changed = {run_id: now[run_id] for run_id in now if before.get(run_id) != prints[run_id]}
-        return changed, [run_id for run_id in before if run_id not in now], fresh, False
-
-
-def _before(run: Run, runs: dict[int, Run]) -> Run | None:
-    """The run that this one is told apart from: its parent, else the newest earlier one on the same task."""
-    if run.parent_id in runs:
-        return runs[run.parent_id]
-    mine = run_words.config_of(run)
-    for other in sorted((i for i in runs if i < run.id), reverse=True):
-        theirs = run_words.config_of(runs[other])
-        if mine and theirs and theirs.task == mine.task:
-            return runs[other]
-    return None
-
-
-def summary(
-    run: Run,
-    now: dict[str, tuple[int, float | None]],
-    spark: Iterable[tuple[int, float | None]],
-    best: list[Bucket],
-    before: Run | None,
-    alerts: Counter[str],
-) -> dict[str, Any]:
-    """One run as the page gets it: plain numbers and words, no paths of this machine but its own folder."""
-    config = run_words.config_of(run)
-    words, against = [], ""
-    if config is not None:
-        title, preset = run_words.preset_config(config)
-        other = run_words.config_of(before) if before is not None else None
-        words = run_words.change_words(other or preset, config)
-        against = f"run {before.id}" if other is not None else title
-    return {
-        "id": run.id, "name": run.name, "status": run.status, "word": run_words.status_word(run),
-        "tone": run_words.tone(run), "phase": run.phase, "done": run.phase_done, "total": run.phase_total,
-        "rate": run.phase_rate, "eta": run_words.eta_seconds(run), "step": run.step, "steps": run.train_steps,
-        "seconds": run.seconds, "created": run.created_at, "finished": run.finished_at, "beat": run.heartbeat_at,
-        "reason": run.reason, "task": config.task if config else "", "readable": config is not None,
-        "reward": now.get(SPARK, (0, None))[1],
-        "best": max((bucket.maximum for bucket in best if bucket.maximum is not None), default=None),
-        "train_reward": now.get("reward/mean", (0, None))[1], "spark": [_short(value) for _, value in spark],
-        "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
-        "alerts": alerts.total(), "serious": alerts["serious"],
-    }
-
-
-def _short(value: float | None) -> float | None:
-    """Six significant digits are more than a pixel shows, and keep an answer small."""
-    return None if value is None else float(f"{value:.6g}")
 
 
 def columns(points: Iterable[Point]) -> dict[str, list[list[float | None]]]:
@@ -146,7 +47,7 @@ def columns(points: Iterable[Point]) -> dict[str, list[list[float | None]]]:
         steps, seconds, values = found.setdefault(point.metric, [[], [], []])
         steps.append(point.step)
         seconds.append(round(point.seconds, 2))
-        values.append(_short(point.value))
+        values.append(short(point.value))
     return found
 
 
@@ -197,41 +98,6 @@ def tail(path: Path, offset: int, most: int = LOG_TAIL) -> dict[str, Any]:
     return {"text": data[:keep].decode("utf-8", "replace"), "offset": start + keep, "size": size, "skipped": skipped}
 
 
-def _json(request: Request, answer: Any, status: int = 200) -> Response:
-    body = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
-    headers = {"Cache-Control": "no-store"}
-    if len(body) > 1000 and "gzip" in request.headers.get("accept-encoding", ""):
-        body, headers["Content-Encoding"] = gzip.compress(body, 4), "gzip"
-    return Response(body, status_code=status, media_type="application/json", headers=headers)
-
-
-class RefusedRequest(Exception):
-    """A request that gets a sentence instead of an answer."""
-
-    def __init__(self, sentence: str, status: int = 400, problems: dict[str, str] | None = None):
-        super().__init__(sentence)
-        self.status = status
-        self.problems = problems or {}
-
-
-async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a request; raises RefusedRequest."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise RefusedRequest("Send JSON with the content type application/json.", 415)
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise RefusedRequest(f"The request is longer than {MAX_BODY} bytes.", 413)
-    try:
-        value = json.loads(body or b"{}")
-    except ValueError:
-        raise RefusedRequest("The request is not JSON.") from None
-    if not isinstance(value, dict):
-        raise RefusedRequest("The request is not a JSON object.")
-    return value
-
-
 def new_points(services: Services, run_id: int, cursor: int) -> dict[str, Any]:
     """What the page does not have yet. A long run opens as buckets with their extremes; its tail then comes raw."""
     longest = max((step for step, _ in latest(services.db, [run_id])[run_id].values()), default=0) if cursor == 0 else 0
@@ -250,8 +116,8 @@ def bucket_columns(buckets: list[Bucket]) -> list[list[float | None]]:
     """Buckets as `[steps, seconds, last values, minima, maxima]`."""
     return [
         [bucket.step for bucket in buckets], [round(bucket.seconds, 2) for bucket in buckets],
-        [_short(bucket.last) for bucket in buckets], [_short(bucket.minimum) for bucket in buckets],
-        [_short(bucket.maximum) for bucket in buckets],
+        [short(bucket.last) for bucket in buckets], [short(bucket.minimum) for bucket in buckets],
+        [short(bucket.maximum) for bucket in buckets],
     ]
 
 
@@ -283,7 +149,7 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "command": command_line(config, services.database_url) if config else "",
         "careless": task.careless if task else "", "correct_fraction": config.correct_fraction if config else None,
         "checkpoints": [
-            {"id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": _short(c.reward)}
+            {"id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward)}
             for c in checkpoints_of(services.db, run_id)
         ],
         "events": [
@@ -291,6 +157,20 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
             for event in run_events(services.db, run_id)
         ],
     }
+
+
+def marks(services: Services, run_id: int) -> list[dict[str, Any]]:
+    """What happened to a run along its steps, for its charts: checkpoints, and where a process began or ended."""
+    found = [
+        {"step": c.step, "kind": "checkpoint", "what": c.kind, "time": c.created_at, "reward": short(c.reward)}
+        for c in checkpoints_of(services.db, run_id) if not c.folder.rsplit("/", 1)[-1].startswith("warm-up")
+    ]
+    found += [
+        {"step": event.step, "kind": "status", "what": event.to_status, "from": event.from_status, "time": event.time,
+         "who": event.who, "why": event.why}
+        for event in run_events(services.db, run_id) if event.step is not None and event.from_status != event.to_status
+    ]
+    return sorted(found, key=lambda mark: (mark["step"], mark["time"]))
 
 
 def compared(services: Services, run_ids: Iterable[int]) -> list[dict[str, Any]]:
@@ -307,7 +187,7 @@ def shown_completions(services: Services, run_id: int, after_step: int) -> list[
     return [
         {
             "step": c.step, "index": c.index, "prompt": c.prompt, "completion": c.completion, "expected": c.expected,
-            "reward": _short(c.reward), "reason": c.reason, "trace": json.loads(c.trace or "[]"),
+            "reward": short(c.reward), "reason": c.reason, "trace": json.loads(c.trace or "[]"),
         }
         for c in completions_of(services.db, run_id, after_step)
         if c.kind == "held_out"
@@ -357,45 +237,54 @@ def build_router(services: Services) -> APIRouter:
     """The routes over `services`. Handlers are plain functions, so FastAPI runs them beside the event loop."""
     router = APIRouter(prefix="/api")
     summaries = RunSummaries(services)
+    label_routes.add(router, services)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:
-        return _json(request, live_answer(services, summaries, runs, seen))
+        return json_answer(request, live_answer(services, summaries, runs, seen))
 
     @router.get("/range")
     def window(request: Request, run: int, metric: str, low: int, high: int, buckets: int = 600) -> Response:
         found = series(services.db, run, metric, low, high, max(1, min(buckets, 2000)))
-        return _json(request, bucket_columns(found))
+        return json_answer(request, bucket_columns(found))
 
     @router.get("/differences")
     def difference(request: Request, runs: str = "") -> Response:
-        return _json(request, compared(services, selection(runs)))
+        return json_answer(request, compared(services, selection(runs)))
+
+    @router.get("/knobs")
+    def knobs(request: Request) -> Response:
+        return json_answer(request, knob_defaults())
+
+    @router.get("/marks")
+    def events(request: Request, runs: str = "") -> Response:
+        return json_answer(request, {run_id: marks(services, run_id) for run_id in selection(runs)})
 
     @router.get("/presets")
     def presets(request: Request) -> Response:
-        return _json(request, preset_cards(dict(request.query_params)))
+        return json_answer(request, preset_cards(dict(request.query_params)))
 
     @router.get("/runs/{run_id}")
     def one(request: Request, run_id: int) -> Response:
-        return _json(request, details(services, run_id))
+        return json_answer(request, details(services, run_id))
 
     @router.get("/runs/{run_id}/log")
     def log(request: Request, run_id: int, offset: int = -1) -> Response:
-        return _json(request, tail(Path(get_run(services.db, run_id).folder) / "log.txt", offset))
+        return json_answer(request, tail(Path(get_run(services.db, run_id).folder) / "log.txt", offset))
 
     @router.get("/runs/{run_id}/completions")
     def completions(request: Request, run_id: int, after_step: int = -1) -> Response:
-        return _json(request, shown_completions(services, run_id, after_step))
+        return json_answer(request, shown_completions(services, run_id, after_step))
 
     @router.post("/runs")
     async def submit(request: Request) -> Response:
         body = await body_of(request)
-        return _json(request, await run_in_threadpool(start, services, body), 201)
+        return json_answer(request, await run_in_threadpool(start, services, body), 201)
 
     @router.post("/runs/{run_id}/{action}")
     async def button(request: Request, run_id: int, action: str) -> Response:
         await body_of(request)
-        return _json(request, await run_in_threadpool(act, services, run_id, action))
+        return json_answer(request, await run_in_threadpool(act, services, run_id, action))
 
     return router
 
@@ -441,9 +330,12 @@ def add_refusals(app: FastAPI) -> None:
     def say(status: int):
         def handler(request: Request, error: Exception) -> Response:
             problems = getattr(error, "problems", {})
-            return _json(request, {"error": str(error), "problems": problems}, getattr(error, "status", status))
+            return json_answer(request, {"error": str(error), "problems": problems}, getattr(error, "status", status))
         return handler
 
-    for kind, status in ((RefusedRequest, 400), (ConfigError, 422), (control.ControlError, 409), (RunNotFound, 404),
-                         (StorageError, 503)):
+    refusals = {
+        RefusedRequest: 400, RunNotFound: 404, control.ControlError: 409, ConfigError: 422, LabelError: 422,
+        StorageError: 503,
+    }
+    for kind, status in refusals.items():
         app.add_exception_handler(kind, say(status))

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 import app as studio
 from bgpo.training.metrics import METRICS
 from storage.alerts import Alert, add_alerts
+from storage.checkpoints import add_checkpoint
 from storage.completions import Completion
 from storage.metrics import Point, Progress, flush
 from storage.runs import get_run, list_runs, transition
@@ -322,3 +323,45 @@ def test_loopback_names():
     assert [studio.is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "example.org")] == [
         True, True, True, False, False,
     ]
+
+
+def test_labels_are_written_and_come_with_the_list(client, services, new_run):
+    run = new_run(mc_samples=16)
+    seen = client.get("/api/live").json()["seen"]
+    assert client.post(f"/api/runs/{run.id}/tags", json={"tags": ["#Good", HOSTILE[:20]]}).status_code == 200
+    assert client.post(f"/api/runs/{run.id}/notes", json={"notes": HOSTILE}).status_code == 200
+    assert client.post("/api/archive", json={"runs": [run.id], "archived": True}).status_code == 200
+    (item,) = client.get(f"/api/live?seen={seen}").json()["runs"]
+    assert item["tags"] == [HOSTILE[:20].replace(" ", "-"), "good"] and item["notes"] and item["archived"]
+    assert item["knobs"]["mc_samples"] == 16 and client.get("/api/knobs").json()["mc_samples"] == 4
+    assert client.get(f"/api/runs/{run.id}/notes").json() == {"notes": HOSTILE}
+
+
+def test_labels_that_cannot_be_kept_get_a_sentence(client, new_run):
+    run = new_run()
+    assert "list of texts" in client.post(f"/api/runs/{run.id}/tags", json={"tags": "x"}).json()["error"]
+    answer = client.post(f"/api/runs/{run.id}/tags", json={"tags": ["x" * 99]})
+    assert answer.status_code == 422 and "at most 40" in answer.json()["error"]
+    assert client.post("/api/runs/99/tags", json={"tags": ["x"]}).status_code == 404
+    assert client.post("/api/archive", json={"runs": ["1"]}).status_code == 422
+
+
+def test_views_are_kept_by_name(client):
+    assert client.post("/api/views", json={"name": "mine", "query": "run=1"}).status_code == 201
+    kept = client.post("/api/views", json={"name": "mine", "query": "run=1,2"}).json()
+    assert [view["query"] for view in client.get("/api/views").json()] == ["run=1,2"]
+    assert client.post(f"/api/views/{kept['id']}/delete", json={}).status_code == 200
+    assert client.get("/api/views").json() == []
+
+
+def test_marks_say_what_happened_at_which_step(client, services, new_run):
+    run = new_run()
+    add_checkpoint(services.db, run.id, 5, "evaluation", str(Path(run.folder) / "step-000005"), 0.5)
+    flush(services.db, run.id, [], progress=Progress("training", 7, 60, 0.5, 7, 20))
+    transition(services.db, run.id, ("running",), "failed", reason="Killed.", who="scheduler")
+    marks = client.get(f"/api/marks?runs={run.id},99").json()
+    assert marks["99"] == []
+    assert [(m["step"], m["kind"], m["what"]) for m in marks[str(run.id)][-2:]] == [
+        (5, "checkpoint", "evaluation"), (7, "status", "failed"),
+    ]
+    assert marks[str(run.id)][-1]["who"] == "scheduler"

@@ -1,0 +1,140 @@
+"""What people write on runs: tags, notes, archived or not; and views of the pages that they keep under a name.
+
+None of it is read by a training process, so it stands in tables of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, select
+
+from storage.database import Database, new_insert, upsert
+from storage.runs import RunNotFound
+from storage.tables import run, run_note, run_tag, saved_view
+
+TAG_LIMIT = 40  # characters
+TAGS_LIMIT = 20  # per run
+NOTES_LIMIT = 20_000  # characters
+VIEW_NAME_LIMIT = 80
+VIEW_LIMIT = 4_000  # characters of an address
+
+
+class LabelError(ValueError):
+    """A tag, note or view that is not kept; the message is a sentence for a person."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is written on one run."""
+
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    archived: bool = False
+
+
+@dataclass(frozen=True)
+class SavedView:
+    """An address of the pages without its "?", kept under a name."""
+
+    id: int
+    name: str
+    query: str
+    created_at: float
+
+
+def labels_of(db: Database) -> dict[int, Labels]:
+    """{run_id: labels} of every run that has any, in two queries."""
+    with db.read() as connection:
+        notes = {row.run_id: row for row in connection.execute(select(run_note))}
+        tags: dict[int, list[str]] = {}
+        for run_id, tag in connection.execute(select(run_tag.c.run_id, run_tag.c.tag).order_by(run_tag.c.tag)):
+            tags.setdefault(run_id, []).append(tag)
+    return {
+        id: Labels(tuple(tags.get(id, ())), notes[id].notes if id in notes else "", id in notes and notes[id].archived)
+        for id in notes.keys() | tags.keys()
+    }
+
+
+def set_tags(db: Database, run_id: int, tags: Collection[str]) -> tuple[str, ...]:
+    """Puts these tags in place of the run's own; returns them as kept. Raises LabelError, RunNotFound."""
+    kept = sorted({tag_of(tag) for tag in tags})
+    if len(kept) > TAGS_LIMIT:
+        raise LabelError(f"That are {len(kept)} tags; a run takes at most {TAGS_LIMIT}.")
+    with db.write() as connection:
+        _check(connection, run_id)
+        connection.execute(delete(run_tag).where(run_tag.c.run_id == run_id))
+        if kept:
+            connection.execute(run_tag.insert(), [{"run_id": run_id, "tag": tag} for tag in kept])
+    return tuple(kept)
+
+
+def tag_of(text: str) -> str:
+    """A tag as it is kept: one word in lower case, without the # that people type before it. Raises LabelError."""
+    tag = "-".join(text.strip().lstrip("#").lower().split())
+    if not tag:
+        raise LabelError("A tag needs at least one character that is not a space or #.")
+    if len(tag) > TAG_LIMIT:
+        raise LabelError(f"The tag {tag[:20]}... has {len(tag)} characters; use at most {TAG_LIMIT}.")
+    return tag
+
+
+def set_notes(db: Database, run_id: int, notes: str) -> None:
+    """Keeps the notes of a run. Raises LabelError, RunNotFound."""
+    if len(notes) > NOTES_LIMIT:
+        raise LabelError(f"The notes have {len(notes)} characters; {NOTES_LIMIT} are kept at most. Shorten them.")
+    with db.write() as connection:
+        _check(connection, run_id)
+        before = _note(connection, run_id)
+        row = {"run_id": run_id, "notes": notes, "archived": bool(before and before.archived)}
+        connection.execute(upsert(connection, run_note, ("run_id",)), row)
+
+
+def set_archived(db: Database, run_ids: Sequence[int], archived: bool) -> None:
+    """Puts runs away, or brings them back. Raises RunNotFound before any is changed."""
+    with db.write() as connection:
+        for run_id in run_ids:
+            _check(connection, run_id)
+            before = _note(connection, run_id)
+            row = {"run_id": run_id, "notes": before.notes if before else "", "archived": archived}
+            connection.execute(upsert(connection, run_note, ("run_id",)), row)
+
+
+def list_views(db: Database) -> list[SavedView]:
+    """Every kept view, by name."""
+    columns = (saved_view.c.id, saved_view.c.name, saved_view.c.query, saved_view.c.created_at)
+    with db.read() as connection:
+        return [SavedView(*row) for row in connection.execute(select(*columns).order_by(saved_view.c.name))]
+
+
+def save_view(db: Database, name: str, query: str) -> SavedView:
+    """Keeps an address under a name, in place of the view that has it. Raises LabelError."""
+    name = " ".join(name.split())
+    if not name or len(name) > VIEW_NAME_LIMIT:
+        raise LabelError(f"A view's name has 1 to {VIEW_NAME_LIMIT} characters; this one has {len(name)}.")
+    if len(query) > VIEW_LIMIT:
+        raise LabelError(f"The view's address has {len(query)} characters; select fewer runs to keep it below "
+                         f"{VIEW_LIMIT}.")
+    row = {"name": name, "query": query.removeprefix("?"), "created_at": time.time()}
+    with db.write() as connection:
+        insert = new_insert(connection, saved_view)
+        changed = {column: insert.excluded[column] for column in ("query", "created_at")}
+        connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=changed), row)
+    return next(view for view in list_views(db) if view.name == name)
+
+
+def delete_view(db: Database, id: int) -> None:
+    """Forgets a view; harmless when it is gone already."""
+    with db.write() as connection:
+        connection.execute(delete(saved_view).where(saved_view.c.id == id))
+
+
+def _note(connection: Connection, run_id: int):
+    return connection.execute(select(run_note).where(run_note.c.run_id == run_id)).one_or_none()
+
+
+def _check(connection: Connection, run_id: int) -> None:
+    if connection.execute(select(run.c.id).where(run.c.id == run_id)).first() is None:
+        raise RunNotFound(run_id)

@@ -1,0 +1,46 @@
+"""What our routes answer with and how they read what is posted to them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+from fastapi import Request, Response
+
+MAX_BODY = 64 * 1024
+
+
+def json_answer(request: Request, answer: Any, status: int = 200) -> Response:
+    body = json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
+    headers = {"Cache-Control": "no-store"}
+    if len(body) > 1000 and "gzip" in request.headers.get("accept-encoding", ""):
+        body, headers["Content-Encoding"] = gzip.compress(body, 4), "gzip"
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+class RefusedRequest(Exception):
+    """A request that gets a sentence instead of an answer."""
+
+    def __init__(self, sentence: str, status: int = 400, problems: dict[str, str] | None = None):
+        super().__init__(sentence)
+        self.status = status
+        self.problems = problems or {}
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The JSON object in a request; raises RefusedRequest."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise RefusedRequest("Send JSON with the content type application/json.", 415)
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise RefusedRequest(f"The request is longer than {MAX_BODY} bytes.", 413)
+    try:
+        value = json.loads(body or b"{}")
+    except ValueError:
+        raise RefusedRequest("The request is not JSON.") from None
+    if not isinstance(value, dict):
+        raise RefusedRequest("The request is not a JSON object.")
+    return value

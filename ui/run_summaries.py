@@ -1,0 +1,157 @@
+"""What the run list shows of each run, and how little of it has to be sent again."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bgpo.config import KNOBS, TrainConfig
+from storage.alerts import alert_counts
+from storage.labels import Labels, labels_of
+from storage.metrics import Bucket, latest, series, sparkline
+from storage.runs import Run, list_runs
+from ui import run_words
+from ui.services import Services
+
+SPARK = "reward/heldout_greedy"
+_REMEMBERED_ANSWERS = 64
+
+
+@dataclass(frozen=True)
+class _Source:
+    """All that a summary is made of: as long as these are the same, it is."""
+
+    run: Run
+    alerts: tuple[tuple[str, int], ...]
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A summary as the page gets it, and its checksum, by which an answer knows what it need not repeat."""
+
+    source: _Source
+    item: dict[str, Any]
+    print: int
+
+
+class RunSummaries:
+    """What the run list shows of each run, computed again only when the run's row, alerts or labels have changed."""
+
+    def __init__(self, services: Services):
+        self._db = services.db
+        self._lock = threading.Lock()
+        self._known: dict[int, _Shown] = {}
+        self._sent: OrderedDict[str, dict[int, int]] = OrderedDict()
+
+    def all(self) -> dict[int, dict[str, Any]]:
+        """Every run's summary by id, newest run first."""
+        with self._lock:
+            return {run_id: shown.item for run_id, shown in self._fresh().items()}
+
+    def alert_totals(self) -> dict[int, int]:
+        """How many alerts each run has, as of the last look."""
+        with self._lock:
+            return {run_id: shown.item["alerts"] for run_id, shown in self._known.items()}
+
+    def since(self, token: str) -> tuple[dict[int, dict[str, Any]], list[int], str, bool]:
+        """Against an earlier answer: changed summaries, ids that are gone, new token, whether this is everything."""
+        with self._lock:
+            now = dict(self._fresh())
+            prints = {run_id: shown.print for run_id, shown in now.items()}
+            fresh = f"{zlib.crc32(repr(sorted(prints.items())).encode()):08x}"
+            before = self._sent.get(token)
+            self._sent[fresh] = prints
+            self._sent.move_to_end(fresh)
+            while len(self._sent) > _REMEMBERED_ANSWERS:
+                self._sent.popitem(last=False)
+        if before is None:
+            return {run_id: shown.item for run_id, shown in now.items()}, [], fresh, True
+        changed = {run_id: shown.item for run_id, shown in now.items() if before.get(run_id) != shown.print}
+        return changed, [run_id for run_id in before if run_id not in now], fresh, False
+
+    def _fresh(self) -> dict[int, _Shown]:
+        runs = {run.id: run for run in list_runs(self._db)}
+        alerts, labels = alert_counts(self._db, list(runs)), labels_of(self._db)
+        sources = {
+            id: _Source(run, tuple(sorted(alerts[id].items())), labels.get(id, Labels())) for id, run in runs.items()
+        }
+        stale = [id for id, source in sources.items() if id not in self._known or self._known[id].source != source]
+        if stale:
+            self._refresh(stale, sources, runs)
+        self._known = {id: self._known[id] for id in runs}
+        return self._known
+
+    def _refresh(self, stale: list[int], sources: dict[int, _Source], runs: dict[int, Run]) -> None:
+        now, sparks = latest(self._db, stale), sparkline(self._db, stale, SPARK, points=40)
+        for id in stale:
+            best = series(self._db, id, SPARK, None, None, 1)
+            item = summary(
+                sources[id].run, now.get(id, {}), sparks.get(id, []), best, _before(runs[id], runs),
+                Counter(dict(sources[id].alerts)), sources[id].labels,
+            )
+            self._known[id] = _Shown(sources[id], item, zlib.crc32(json.dumps(item, sort_keys=True).encode()))
+
+
+def _before(run: Run, runs: dict[int, Run]) -> Run | None:
+    """The run that this one is told apart from: its parent, else the newest earlier one on the same task."""
+    if run.parent_id in runs:
+        return runs[run.parent_id]
+    mine = run_words.config_of(run)
+    for other in sorted((i for i in runs if i < run.id), reverse=True):
+        theirs = run_words.config_of(runs[other])
+        if mine and theirs and theirs.task == mine.task:
+            return runs[other]
+    return None
+
+
+def summary(
+    run: Run,
+    now: dict[str, tuple[int, float | None]],
+    spark: Iterable[tuple[int, float | None]],
+    best: list[Bucket],
+    before: Run | None,
+    alerts: Counter[str],
+    labels: Labels,
+) -> dict[str, Any]:
+    """One run as the page gets it: plain numbers and words, no paths of this machine but its own folder."""
+    config = run_words.config_of(run)
+    words, against = [], ""
+    if config is not None:
+        title, preset = run_words.preset_config(config)
+        other = run_words.config_of(before) if before is not None else None
+        words = run_words.change_words(other or preset, config)
+        against = f"run {before.id}" if other is not None else title
+    return {
+        "id": run.id, "name": run.name, "status": run.status, "word": run_words.status_word(run),
+        "tone": run_words.tone(run), "phase": run.phase, "done": run.phase_done, "total": run.phase_total,
+        "rate": run.phase_rate, "eta": run_words.eta_seconds(run), "step": run.step, "steps": run.train_steps,
+        "seconds": run.seconds, "created": run.created_at, "finished": run.finished_at, "beat": run.heartbeat_at,
+        "reason": run.reason, "task": config.task if config else "", "readable": config is not None,
+        "reward": now.get(SPARK, (0, None))[1],
+        "best": max((bucket.maximum for bucket in best if bucket.maximum is not None), default=None),
+        "train_reward": now.get("reward/mean", (0, None))[1], "spark": [short(value) for _, value in spark],
+        "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
+        "alerts": alerts.total(), "serious": alerts["serious"], "parent": run.parent_id, "tags": list(labels.tags),
+        "notes": bool(labels.notes), "archived": labels.archived, "knobs": unusual_knobs(config) if config else {},
+    }
+
+
+def unusual_knobs(config: TrainConfig) -> dict[str, Any]:
+    """The knobs whose values are not the defaults; the page is told those once, so a long list stays small."""
+    return {name: value for name, knob in KNOBS.items() if (value := getattr(config, name)) != knob.default}
+
+
+def knob_defaults() -> dict[str, Any]:
+    """Every knob's default, by name: what a run has where its summary names no other value."""
+    return {name: knob.default for name, knob in KNOBS.items()}
+
+
+def short(value: float | None) -> float | None:
+    """Six significant digits are more than a pixel shows, and keep an answer small."""
+    return None if value is None else float(f"{value:.6g}")
