@@ -269,8 +269,9 @@ class _Run:
         self.listener.phase("evaluating", self.step, total)
         start = time.monotonic()
         result = evaluate(self.model, self.task, self.config, self.held_out, self.judge, self._check)
-        self.listener.metrics(self.step, result.metrics | {"time/evaluation_s": time.monotonic() - start})
+        # in this order: a page that sees the reward then finds the samples, too
         self.listener.completions(self.step, result.shown)
+        self.listener.metrics(self.step, result.metrics | {"time/evaluation_s": time.monotonic() - start})
         kind = "warm_start" if self.step == 0 else "final" if self.step == total else "evaluation"
         self._save(kind, result.metrics["reward/heldout_greedy"])
 

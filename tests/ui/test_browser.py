@@ -257,6 +257,18 @@ def test_text_of_models_and_users_is_never_run(app, db, page):
     expect(page.locator("#bgpo-home img")).to_have_count(0)
 
 
+def test_samples_that_come_after_their_reward_are_shown(app, db, page):
+    run = failed_run(app, db, "late")
+    page.goto(f"{app.url}/?run={run.id}")
+    steps = page.locator(".bgpo-held-out th.step")
+    expect(steps).to_have_text(["warm start", "5"])
+    with page.expect_response(lambda answer: "/completions?after_step=5" in answer.url):  # the page has asked in vain
+        flush(db, run.id, [Point("reward/heldout_greedy", 10, 10.0, 0.5)])
+    late = Completion(10, "held_out", 0, "late", "late", "late", 0.0, "", "[]")
+    flush(db, run.id, [Point("reward/mean", 11, 11.0, 0.5)], [late])
+    expect(steps).to_have_text(["warm start", "5", "10"])
+
+
 def test_a_run_that_is_opened_during_a_poll_stays_open(app, db, page):
     """The answer on its way was made before the run was."""
     failed_run(app, db, "old")

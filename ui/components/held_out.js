@@ -51,7 +51,6 @@ class HeldOut {
     try {
       const found = await get(`/api/runs/${run.id}/completions?after_step=${this.last}`);
       if (this.run === run.id && found.length) this.take(found);
-      if (this.run === run.id) this.last = Math.max(newest, this.last);
     } catch {
       // the next poll asks again
     }
@@ -76,6 +75,7 @@ class HeldOut {
       if (!this.steps.includes(item.step)) this.steps.push(item.step);
     }
     this.steps.sort((a, b) => a - b);
+    this.last = this.steps[this.steps.length - 1]; // not the newest point: samples may come a moment after it
     this.draw();
   }
 
