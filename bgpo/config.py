@@ -223,6 +223,10 @@ class TrainConfig(BaseModel):
     chunked_head: bool = knob(
         True, "Hold the logits of a few rows at a time.", group="Machine", rare=True,
     )
+    fused_head: bool = knob(
+        True, "On a GPU, let Liger's kernel turn logits into their gradient, where liger-kernel is installed.",
+        group="Machine", rare=True,
+    )
     packed: bool = knob(True, "Compute no padding: pairs of one width share a pass.", group="Machine", rare=True)
     merge_duplicates: bool = knob(
         True, "Score equal completions of a group once, where they share their masks.", group="Machine", rare=True,

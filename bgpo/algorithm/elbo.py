@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -55,11 +56,13 @@ class Head:
     Attributes:
         scored_rows_only: apply the head to the M scored rows alone; off, to every row, gathered afterwards.
         chunked: a few rows' logits at a time; off, all at once.
+        fused: Liger's cross-entropy kernel on a GPU, where it is installed.
         temperature, banned_ids: the sampler's, for methods that score what the sampler drew (AGRPO).
     """
 
     scored_rows_only: bool = True
     chunked: bool = True
+    fused: bool = True
     temperature: float = 1.0
     banned_ids: tuple[int, ...] = ()
 
@@ -120,6 +123,7 @@ def backward_in_chunks(
     chunks = _pair_chunks(pair_rows.tolist(), _chunk_rows(model, rows, head))
     matrix = getattr(model, "head_matrix", None)
     by_hand = len(chunks) > 1 and matrix is not None and head.temperature == 1 and not head.banned_ids
+    by_hand = by_hand and cross_entropy_for(rows, head) is F.cross_entropy
     for first, last, start, stop in chunks:
         part, own = rows[start:stop].detach(), targets[start:stop]
 
@@ -171,8 +175,28 @@ def _logits(model: Scorer, rows: Tensor, head: Head) -> Tensor:
     return wide if head.temperature == 1 else wide / head.temperature
 
 
+@cache
+def liger_cross_entropy() -> Callable[..., Tensor] | None:
+    """Liger's kernel (arXiv 2410.10989), or None where liger-kernel is not installed; it needs Triton."""
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy as kernel
+    except ImportError:
+        return None
+    return kernel
+
+
+def cross_entropy_for(rows: Tensor, head: Head) -> Callable[..., Tensor]:
+    """Liger's kernel for rows on a GPU, else torch's: the same values and gradients.
+
+    Liger's leaves the gradient where the logits were, where torch's makes two more buffers of their size. It
+    computes in float32, so wider rows stay with torch.
+    """
+    kernel = liger_cross_entropy() if head.fused and rows.is_cuda and rows.dtype != torch.float64 else None
+    return kernel or F.cross_entropy
+
+
 def _read(model: Scorer, rows: Tensor, targets: Tensor, head: Head) -> Tensor:
-    return -F.cross_entropy(_logits(model, rows, head), targets, reduction="none")
+    return -cross_entropy_for(rows, head)(_logits(model, rows, head), targets, reduction="none")
 
 
 def _head_chunk(

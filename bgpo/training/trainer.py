@@ -215,7 +215,7 @@ class _Run:
 
     def _updater(self) -> Updater:
         c = self.config
-        head = Head(scored_rows_only=c.masked_head, chunked=c.chunked_head)
+        head = Head(scored_rows_only=c.masked_head, chunked=c.chunked_head, fused=c.fused_head)
         passes = Passes(self.token_budget or self._largest_token_budget(), c.packed, head)
         return Updater(c, self.objective, self.model, self.optimizer, passes, self._reference())
 

@@ -1,12 +1,17 @@
-"""The head that goes by hand: the same numbers and gradients as autograd's, whatever the chunks."""
+"""The head by hand and by Liger's kernel: the same numbers and gradients as autograd's, whatever the chunks."""
 
 from __future__ import annotations
 
+import os
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bgpo.algorithm import elbo
-from bgpo.algorithm.elbo import Head, backward_in_chunks
+from bgpo.algorithm.elbo import Head, backward_in_chunks, cross_entropy_for, liger_cross_entropy
 from bgpo.models.denoiser import linear_matrix
 
 
@@ -43,6 +48,61 @@ def test_a_head_by_hand_gives_the_values_and_gradients_of_autograd(monkeypatch, 
     for ours, theirs in zip(*got):
         assert torch.isfinite(ours).all() and theirs.abs().sum() > 0
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def rows_on(device: str, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
+    """What the choice of a kernel looks at; a machine without a GPU has no other rows on one."""
+    return SimpleNamespace(is_cuda=device == "cuda", dtype=dtype)
+
+
+def test_liger_computes_on_a_gpu_where_it_is_installed_and_not_switched_off(monkeypatch):
+    def kernel() -> None: ...
+
+    monkeypatch.setattr(elbo, "liger_cross_entropy", lambda: kernel)
+    assert cross_entropy_for(rows_on("cuda"), Head()) is kernel
+    assert cross_entropy_for(rows_on("cuda", torch.bfloat16), Head()) is kernel
+    assert cross_entropy_for(rows_on("cuda", torch.float64), Head()) is F.cross_entropy, "it computes in float32"
+    assert cross_entropy_for(rows_on("cuda"), Head(fused=False)) is F.cross_entropy
+    assert cross_entropy_for(torch.zeros(1), Head()) is F.cross_entropy, "rows on the CPU"
+    monkeypatch.setattr(elbo, "liger_cross_entropy", lambda: None)
+    assert cross_entropy_for(rows_on("cuda"), Head()) is F.cross_entropy
+
+
+def test_a_missing_liger_is_no_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)  # an import then fails
+    assert liger_cross_entropy.__wrapped__() is None
+
+
+@pytest.mark.parametrize("rows_per_chunk", [4, 100])
+def test_ligers_kernel_gives_the_values_and_gradients_of_torch(monkeypatch, rows_per_chunk):
+    """Where liger-kernel is installed: on a GPU, or without one in Triton's interpreter (TRITON_INTERPRET=1)."""
+    pytest.importorskip("liger_kernel")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU; with TRITON_INTERPRET=1 it runs on the CPU")
+    monkeypatch.setattr(elbo, "_CHUNK_BYTES", rows_per_chunk * 11 * 4)
+    targets = torch.tensor([0, 10, 3, 3, 7, 1, 10, 2, 5], device=device)
+    got = []
+    for kernel in (liger_cross_entropy(), F.cross_entropy):
+        used = []
+
+        def counted(*args, kernel=kernel, used=used, **kwargs):
+            used.append(len(args[0]))
+            return kernel(*args, **kwargs)
+
+        monkeypatch.setattr(elbo, "cross_entropy_for", lambda rows, head, counted=counted: counted)
+        scorer = LinearHead(by_hand=True)
+        scorer.head.to(device, torch.float32)
+        rows = scorer.rows.detach().to(device, torch.float32).requires_grad_()
+        values = backward_in_chunks(
+            scorer, rows * 1, targets, torch.tensor([2, 1, 3, 0, 3]), lambda first, last, values: values.exp() - 0.5,
+            Head(),
+        )
+        assert sum(used) == 9
+        got.append((values, rows.grad, scorer.head.weight.grad))
+    for ours, theirs in zip(*got):
+        assert theirs.abs().sum() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_only_a_bare_matrix_goes_by_hand():

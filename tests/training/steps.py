@@ -73,7 +73,8 @@ def rollouts_of(config: TrainConfig) -> Rollouts:
 def updater_of(config: TrainConfig, model: Denoiser, objective: Objective | None = None) -> Updater:
     """With plain gradient descent, whose steps are the gradients themselves."""
     optimizer = torch.optim.SGD(model.model.parameters(), LEARNING_RATE)
-    passes = Passes(config.token_budget, config.packed, Head(config.masked_head, config.chunked_head))
+    head = Head(config.masked_head, config.chunked_head, config.fused_head)
+    passes = Passes(config.token_budget, config.packed, head)
     reference = Denoiser(copy.deepcopy(model.model), model.tokenizer) if config.kl_coefficient else None
     return Updater(config, objective or OBJECTIVES[config.objective], model, optimizer, passes, reference)
 
