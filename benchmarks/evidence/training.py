@@ -57,10 +57,10 @@ class Recorder:
         """Counts what goes through the model while training: rollouts, passes for values, updates."""
         hidden = Denoiser.hidden
 
-        def counted(model: Denoiser, ids: torch.Tensor) -> torch.Tensor:
+        def counted(model: Denoiser, ids: torch.Tensor, **where: torch.Tensor) -> torch.Tensor:
             if self._training:
                 self.tokens += ids.numel() * (3 if torch.is_grad_enabled() else 1)
-            return hidden(model, ids)
+            return hidden(model, ids, **where)
 
         with patch.object(Denoiser, "hidden", counted):
             yield

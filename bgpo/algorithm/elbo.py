@@ -27,6 +27,8 @@ class Scorer(Protocol):
         """(M, D) -> (M, V)."""
 
     # head_matrix: (V, D) or None, if the scorer has one, of a head that is one matrix and nothing else
+    # attention_block: if the scorer has one that is not 0, its hidden() takes completion_ids, the clean tokens that a
+    # block-causal model reads in the blocks before each noised one
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,8 @@ def _trunk(model: Scorer, pairs: Pairs) -> Tensor:
     """(N, L, D) hidden states of the completion."""
     P = pairs.prompt_ids.shape[1]
     ids = torch.cat([pairs.prompt_ids, noise(pairs.completion_ids, pairs.masked, model.mask_id)], dim=1)
+    if getattr(model, "attention_block", 0):
+        return model.hidden(ids, completion_ids=pairs.completion_ids)[:, P:]
     return model.hidden(ids)[:, P:]
 
 

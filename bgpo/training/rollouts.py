@@ -73,7 +73,7 @@ def collect(
     advantage = ADVANTAGES[config.advantage](reward)
     tokens = model.completion_tokens(done.ids)
     return Rollouts(
-        prompt_ids, (prompt_ids != model.pad_id).sum(1), done.ids,
+        prompt_ids, model.prompt_tokens(prompt_ids), done.ids,
         torch.arange(done.ids.shape[1], device=tokens.device) < tokens[:, None], done.commit_step, done.logprob, reward,
         advantage.reshape(-1), _metrics(done, texts, tokens, reward, advantage),
     )

@@ -223,7 +223,8 @@ class _Run:
         width, L = self.task.prompt_length, self.config.completion_length
 
         def one_pass(pairs: int) -> torch.Tensor:
-            ids = torch.full((pairs, width + L), self.model.eos_id, device=self.device)
+            # no padding, so that all of it is work
+            ids = torch.full((pairs, width + L), self.model.mask_id, device=self.device)
             every = torch.ones(pairs, L, dtype=torch.bool, device=self.device)
             return token_logprob(self.model, Pairs(ids[:, :width], ids[:, width:], every, every))
 
@@ -234,7 +235,7 @@ class _Run:
         if not self.config.kl_coefficient or self.config.kl_reference != "start":
             return None
         if self.step == 0:
-            reference = Denoiser(copy.deepcopy(self.model.model), self.model.tokenizer)
+            reference = self.model.with_model(copy.deepcopy(self.model.model))
         else:
             reference = load_model(self.checkpoints / "step-000000", self.device)
         reference.model.eval()
