@@ -152,6 +152,10 @@ class TrainConfig(BaseModel):
         "random", "Which positions a rollout step fills: at random, or where the model is surest.",
         group="Rollouts", choices=ROLLOUT_ORDERS, rare=True,
     )
+    keep_rollouts: int = knob(
+        4, "Groups of each step whose completions are kept, to be looked at and searched; 0: none.",
+        group="Rollouts", low=0, high=4096, unit="groups", rare=True,
+    )
 
     train_steps: int = knob(
         60, "Batches of rollouts to train on.", group="Optimiser", low=1, high=1_000_000, unit="steps"

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, select, update
 
 from storage.database import Database, StorageError
+from storage.rollouts import delete_rollouts
 from storage.tables import run, run_event
 
 STATUSES = ("queued", "launching", "running", "finished", "stopped", "failed")
@@ -211,6 +212,8 @@ def delete_run(db: Database, id: int) -> None:
 
     Raises StorageError for a run that a process holds: its rows would come back or its process be lost.
     """
+    if get_run(db, id).status not in LIVE:
+        delete_rollouts(db, id)  # first and in pieces: so many rows in one transaction would keep others waiting
     with db.write() as connection:
         gone = connection.execute(delete(run).where(run.c.id == id, run.c.status.not_in(LIVE)))
         if gone.rowcount == 0:

@@ -6,6 +6,7 @@
     point        one value of one metric at one step of one run
     latest       the point with the highest step of each metric of a run; saves list pages from reading curves
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
+    rollout_group, rollout   kept groups of training steps: the problem and its rewards; each completion
     checkpoint   folders that hold weights
     alert        when a run's metrics began to say that something goes wrong, and what to do, in words
     run_tag      tags that people put on a run
@@ -19,6 +20,7 @@ A change here needs a new file in `migrations/versions/`; a test compares the tw
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 from sqlalchemy import (
@@ -29,6 +31,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -71,6 +74,22 @@ class FiniteFloat(TypeDecorator[float]):
         number = float(value)
         return number if math.isfinite(number) else None
 
+
+class PackedText(TypeDecorator[str]):
+    """Text that is only ever read whole, compressed: a trace shrinks to a fifth."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> bytes | None:
+        return None if value is None else zlib.compress(clean_text(value).encode(), 6)
+
+    def process_result_value(self, value: bytes | None, dialect: Any) -> str | None:
+        return None if value is None else zlib.decompress(value).decode()
+
+
+# Wide enough for a `storage.rollouts.rollout_id` everywhere; on SQLite the row's own number, so it costs nothing.
+PackedId = BigInteger().with_variant(Integer, "sqlite")
 
 # Names for every constraint: a later migration on SQLite has to be able to name what it drops.
 metadata = MetaData(
@@ -176,6 +195,43 @@ completion = Table(
     Column("reward", FiniteFloat),
     Column("reason", CleanText, nullable=False),
     Column("trace", CleanText, nullable=False),
+)
+
+rollout_group = Table(
+    "rollout_group",
+    metadata,
+    Column("id", PackedId, primary_key=True, autoincrement=False),
+    _of_run(),
+    Column("step", Integer, nullable=False),
+    Column("problem_index", Integer, nullable=False),
+    Column("prompt", CleanText, nullable=False),
+    Column("prompt_key", BigInteger, nullable=False),  # a hash of the prompt, to find it again at other steps
+    Column("expected", CleanText, nullable=False),
+    Column("completions", Integer, nullable=False),
+    Column("worst", FiniteFloat),
+    Column("mean", FiniteFloat),
+    Column("best", FiniteFloat),
+    Column("disagreeing", Integer, nullable=False),  # completions of which one part of the reward is paid, another not
+    Index(None, "run_id", "prompt_key", "step"),
+)
+
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", PackedId, primary_key=True, autoincrement=False),
+    _of_run(),
+    Column("step", Integer, nullable=False),
+    Column("problem_index", Integer, nullable=False),
+    Column("completion_index", Integer, nullable=False),
+    Column("completion", CleanText, nullable=False),
+    Column("reward", FiniteFloat),
+    Column("advantage", FiniteFloat),
+    Column("tokens", Integer, nullable=False),
+    Column("reason", CleanText, nullable=False),
+    Column("parts", CleanText, nullable=False),  # JSON: {name: number or null}
+    Column("disagrees", Integer, nullable=False),  # 1 or 0
+    Column("trace", PackedText, nullable=False),
+    Index(None, "run_id", "step", "reward"),
 )
 
 checkpoint = Table(

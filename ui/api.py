@@ -28,7 +28,7 @@ from storage.database import StorageError
 from storage.labels import LabelError
 from storage.metrics import Bucket, Point, latest, newest_cursor, points_after, series
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import label_routes, run_words
+from ui import label_routes, rollout_routes, run_words
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -238,6 +238,7 @@ def build_router(services: Services) -> APIRouter:
     router = APIRouter(prefix="/api")
     summaries = RunSummaries(services)
     label_routes.add(router, services)
+    rollout_routes.add(router, services)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:

@@ -34,7 +34,7 @@ from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_probl
 from bgpo.training.likelihood import Passes
 from bgpo.training.machine import choose_device, fastest_threads, largest_token_budget, memory_metrics
 from bgpo.training.plugins import judge_of, keep_copies, objective_of
-from bgpo.training.rollouts import collect
+from bgpo.training.rollouts import KeptRollout, collect, kept_rollouts
 from bgpo.training.seeds import torch_generator
 from bgpo.training.update import Updater
 
@@ -52,6 +52,9 @@ class Listener(Protocol):
 
     def completions(self, step: int, shown: list[HeldOutCompletion]) -> None:
         """The shown held-out problems at the evaluation of `step`."""
+
+    def rollouts(self, step: int, kept: list[KeptRollout]) -> None:
+        """Completions of the training step that has just ended, as many groups as the config keeps."""
 
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         """A checkpoint is on disk; `kind` is warm_start, evaluation, final or stop."""
@@ -252,6 +255,8 @@ class _Run:
         self.step += 1
         times = {"time/rollout_s": collected - start, "time/likelihood_s": time.monotonic() - collected}
         self.listener.metrics(self.step, rollouts.metrics | metrics | times | memory_metrics(self.device))
+        if self.config.keep_rollouts:
+            self.listener.rollouts(self.step, kept_rollouts(self.model, rollouts, self.config.keep_rollouts))
         self.listener.phase("training", self.step, self.config.train_steps)
 
     def _set_learning_rate(self) -> float:
