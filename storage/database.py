@@ -230,6 +230,11 @@ def _sentence(name: str, message: str) -> str:
         "unable to open": f"{name} cannot be opened; check that its folder exists and that you may write to it.",
         "locked": f"{name} is busy: another process has been writing to it for {BUSY_TIMEOUT:.0f} seconds; end that"
         " process or try again.",
+        **dict.fromkeys(
+            ("no such column", "no such table", "has no column named"),
+            f"{name} was not made by this version of BGPO Studio ({message}); restart the app, which brings an older"
+            " one up to date.",
+        ),
         "is full": f"The disk that holds {name} is full; free some space, nothing stored so far is lost.",
     }
     cause = " ".join(message.split())

@@ -138,6 +138,12 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
         assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
 
 
+def test_a_column_that_is_not_there_gets_a_sentence(db):
+    """The app still runs on an older schema, and a worker of newer code writes to it."""
+    with pytest.raises(StorageError, match=r"not made by this version.*restart the app"), db.read() as connection:
+        connection.execute(text("SELECT of_tomorrow FROM alembic_version"))
+
+
 def open_without_rights(folder, answer):
     if os.geteuid() == 0:
         os.setuid(65534)  # root may write anywhere
