@@ -17,7 +17,14 @@ from types import ModuleType
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
 from sqlalchemy.sql.dml import Insert
 
 try:  # the wheel brings a newer SQLite than most systems; see `wal_is_safe`
@@ -30,6 +37,13 @@ BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
 
 class StorageError(Exception):
     """Something about the database that a person can put right; the message is a sentence for them."""
+
+
+class OutOfRange(StorageError, ValueError):
+    """A number or text that no column can hold: the caller's fault, not the database's."""
+
+    def __init__(self) -> None:
+        super().__init__("A number is too large for the database; give whole numbers below 2,147,483,648.")
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -217,6 +231,8 @@ def sentences(name: str) -> Iterator[None]:
         yield
     except (IntegrityError, ProgrammingError):
         raise
+    except (OverflowError, DataError) as error:
+        raise OutOfRange from error
     except DatabaseError as error:
         raise StorageError(_sentence(name, str(error.orig))) from error
 
