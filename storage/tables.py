@@ -8,6 +8,9 @@
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
     rollout_group, rollout   kept groups of training steps: the problem and its rewards; each completion
     checkpoint   folders that hold weights
+    setting      what a person has set for the whole app: CPU slots, a paused queue
+    sweep        runs that were launched as a group: which knobs, which values
+    lease        which run has which device; the primary key is what keeps two runs off one
     alert        when a run's metrics began to say that something goes wrong, and what to do, in words
     run_tag      tags that people put on a run
     run_note     what people write about a run, and whether they have put it away
@@ -133,6 +136,23 @@ run = Table(
     Column("reason", CleanText, nullable=False),
     Column("parent_id", Integer, ForeignKey("run.id", ondelete="SET NULL")),
     Column("point_sequence", BigInteger, nullable=False),  # the highest `point.sequence` given out
+    Column("parent_step", Integer),  # of the checkpoint of `parent_id` that a fork began with
+    Column("sweep_id", Integer, ForeignKey("sweep.id", ondelete="SET NULL")),
+    # the queue: highest priority first, then by hand
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("position", Double, nullable=False, server_default="0"),
+    Column("start_at", Double),  # not before
+    Column("after_id", Integer, ForeignKey("run.id", ondelete="SET NULL")),  # not before that run has ended
+    Column("device_kind", CleanText, nullable=False, server_default="auto"),
+    Column("devices", Integer, nullable=False, server_default="1"),
+    Column("epoch", Integer, nullable=False, server_default="0"),  # counts claims
+    # what became of it
+    Column("retries", Integer, nullable=False, server_default="0"),  # by themselves, since a person queued it
+    Column("retry_step", Integer),  # of the newest checkpoint at the last of them
+    Column("failure_kind", CleanText, nullable=False, server_default=""),
+    Column("progress_at", Double),
+    Column("stall_after", Double),  # seconds without progress that are too many
+    Column("stalled_at", Double),
     Index(None, "status", "queued_at"),
     # Without it SQLite gives a deleted run's id, so its addresses and caches, to the next one.
     sqlite_autoincrement=True,
@@ -149,6 +169,32 @@ run_event = Table(
     Column("to_status", CleanText, nullable=False),
     Column("why", CleanText, nullable=False),
     Column("step", Integer),  # the run's last finished step then; NULL in rows of the first versions
+)
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", CleanText, primary_key=True),
+    Column("value", CleanText, nullable=False),
+)
+
+sweep = Table(
+    "sweep",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", CleanText, nullable=False),
+    Column("plan_json", CleanText, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("device", CleanText, primary_key=True),
+    _of_run(index=True),
+    Column("epoch", Integer, nullable=False),  # the run's, when it took the device
+    Column("taken_at", Double, nullable=False),
 )
 
 metric = Table(
