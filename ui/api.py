@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig
@@ -25,11 +24,11 @@ from bgpo.tasks.registry import TASKS
 from storage.alerts import alerts_of
 from storage.checkpoints import checkpoints_of
 from storage.completions import completions_of
-from storage.database import OutOfRange, StorageError
+from storage.database import StorageError
 from storage.labels import LabelError
 from storage.metrics import Bucket, Point, latest, newest_cursor, points_after, series
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import label_routes, rollout_routes, run_words
+from ui import label_routes, run_words
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -39,6 +38,8 @@ MAX_POINTS = 20_000
 LOG_TAIL = 64 * 1024
 LONG_RUN = 3000  # steps; beyond it a run opens as buckets
 OVERVIEW_BUCKETS = 600
+MOST_BUCKETS = 2000
+MOST_METRICS = 100  # that one answer zooms into
 
 
 def columns(points: Iterable[Point]) -> dict[str, list[list[float | None]]]:
@@ -239,16 +240,22 @@ def build_router(services: Services) -> APIRouter:
     router = APIRouter(prefix="/api")
     summaries = RunSummaries(services)
     label_routes.add(router, services)
-    rollout_routes.add(router, services)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:
         return json_answer(request, live_answer(services, summaries, runs, seen))
 
     @router.get("/range")
-    def window(request: Request, run: int, metric: str, low: int, high: int, buckets: int = 600) -> Response:
-        found = series(services.db, run, metric, low, high, max(1, min(buckets, 2000)))
-        return json_answer(request, bucket_columns(found))
+    def window(
+        request: Request, run: int, low: int, high: int, metric: str = "", metrics: str = "", buckets: int = 600
+    ) -> Response:
+        """One `metric` as columns, or several `metrics`, separated by commas, each under its name."""
+        def curve(name: str) -> list[list[float | None]]:
+            return bucket_columns(series(services.db, run, name, low, high, max(1, min(buckets, MOST_BUCKETS))))
+
+        if metric:
+            return json_answer(request, curve(metric))
+        return json_answer(request, {name: curve(name) for name in metrics.split(",")[:MOST_METRICS] if name})
 
     @router.get("/differences")
     def difference(request: Request, runs: str = "") -> Response:
@@ -327,12 +334,6 @@ def plan_words(config: TrainConfig) -> list[str]:
     ]
 
 
-def _unreadable(request: Request, error: RequestValidationError) -> Response:
-    """What FastAPI could not read, by name: it would answer with a structure that a person cannot."""
-    names = ", ".join(sorted({str(item["loc"][-1]) for item in error.errors()}))
-    return json_answer(request, {"error": f"The request's {names} cannot be read; give what the page gives."}, 422)
-
-
 def add_refusals(app: FastAPI) -> None:
     """Every refusal of the routes is a sentence in JSON, never a traceback."""
     def say(status: int):
@@ -343,8 +344,7 @@ def add_refusals(app: FastAPI) -> None:
 
     refusals = {
         RefusedRequest: 400, RunNotFound: 404, control.ControlError: 409, ConfigError: 422, LabelError: 422,
-        OutOfRange: 422, StorageError: 503,
+        StorageError: 503,
     }
     for kind, status in refusals.items():
         app.add_exception_handler(kind, say(status))
-    app.add_exception_handler(RequestValidationError, _unreadable)

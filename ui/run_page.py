@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ui.components.chart_board import SECTIONS, chart_board
+from ui.components.chart_board import SECTIONS, board_tools, chart_board
 from ui.components.checkpoint_list import checkpoint_list
 from ui.components.held_out import held_out
 from ui.components.log_tail import log_tail
@@ -18,7 +18,8 @@ def build(services: Services) -> None:
     run_header()
     with gr.Tabs(elem_id="bgpo-run-tabs", overflow_behavior="wrap"):
         with gr.Tab("Curves", id="curves", elem_id="run-curves"):
-            chart_board(("reward",), names_runs=True)
+            board_tools()
+            chart_board(("reward",), leads=True)
             held_out()
             chart_board(tuple(name for name in SECTIONS if name != "reward"))
         with gr.Tab("Config", id="config", elem_id="run-config"):

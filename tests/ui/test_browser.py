@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import APIResponse, Page, Route, expect
+from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
 from bgpo.jobs import runner, settling
 from bgpo.presets import PRESETS
@@ -148,6 +148,10 @@ def drag_zoom(page: Page, name: str) -> None:
     page.mouse.up()
 
 
+def whole_run(page: Page) -> Locator:
+    return page.get_by_role("button", name="Whole run")
+
+
 def start_a_run(page: Page, url: str) -> None:
     """The two clicks."""
     page.goto(url)
@@ -169,7 +173,7 @@ def test_two_clicks_start_a_run_whose_charts_grow_and_keep_their_zoom_and_chat_a
         rollout.click()
         expect(rollout).to_have_attribute("aria-pressed", "false")
         drag_zoom(page, "time")
-        expect(page.locator('[data-chart="time"] .reset')).to_be_visible()
+        expect(whole_run(page)).to_be_visible()
         zoomed = chart_state(page, "time")
 
     grown = wait_until(lambda: (s := chart_state(page, "time"))["points"] > zoomed["points"] and s, "more points")
@@ -178,7 +182,7 @@ def test_two_clicks_start_a_run_whose_charts_grow_and_keep_their_zoom_and_chat_a
 
     expect(page.locator(".bgpo-run-header .bgpo-chip")).to_have_text("Finished", timeout=120_000)
     expect(page.locator(".bgpo-held-out .cell").nth(5)).to_be_attached()
-    page.locator('[data-chart="time"] .reset').click()
+    whole_run(page).click()
     whole = wait_until(lambda: chart_state(page, "time")["x"], "the whole run")
     assert whole != pytest.approx(zoomed["x"])
 
@@ -363,7 +367,7 @@ def test_the_address_reproduces_the_view_and_the_page_fits_a_phone(app, db, page
     run = failed_run(app, db, "a run")
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{app.url}/?run={run.id}&x=time")
-    expect(page.locator('.bgpo-run-header [data-axis="time"]').first).to_have_attribute("aria-pressed", "true")
+    expect(page.locator('.bgpo-board-tools [data-axis="time"]')).to_have_attribute("aria-pressed", "true")
     for area, content in AREAS.items():
         page.locator(f"#area-{area}-button").click()
         expect(page.locator(content).first).to_be_visible()

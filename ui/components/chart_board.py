@@ -109,12 +109,12 @@ CHARTS: dict[str, Chart] = {
     ),
     "gap": Chart(
         "Gap", (
-            Series("bound/gap_after", "After the update"),
-            Series("bound/gap", "At the update", dash="dash"),
-            Series("bound/gap_positive_after", "After, advantage above 0", dash="dot", alone=True),
-            Series("bound/gap_negative_after", "After, advantage below 0", dash="dashdot", alone=True),
+            Series("bound/gap_after", "After the update", band="bound/gap_after_se"),
+            Series("bound/gap", "At the update", dash="dash", band="bound/gap_se"),
         ),
-        unit="reward", note="At the update of an on-policy run the gap is zero: a live check of the trainer.",
+        unit="reward",
+        note="At the update of an on-policy run the gap is zero: a live check of the trainer. Bands are one standard "
+             "error over the mask draws. The tab Bound splits it by the sign of the advantage.",
     ),
     "spread": Chart(
         "Noise of the ELBO estimate", (
@@ -176,6 +176,10 @@ CHARTS: dict[str, Chart] = {
         ),
         unit="s", floor=0, stacked=True,
     ),
+    "spent": Chart(
+        "Spent", (Series("progress/compute", "Compute"), Series("progress/tokens", "Written by rollouts", dash="dash")),
+        unit="tokens", floor=0,
+    ),
     "nfe": Chart("Forward passes per completion", (Series("rollout/nfe", "Passes"),), unit="passes", floor=0),
 }
 
@@ -186,7 +190,7 @@ SECTIONS: dict[str, Section] = {
     "gradient": Section("Gradient", ("grad", "lr"), ("grad_norm", "noise", "lr")),
     "completions": Section("Completions and groups", ("groups", "completion"), ("groups", "completion")),
     "memory": Section("Memory", ("memory",), ("memory",)),
-    "time": Section("Time", ("time", "rollout"), ("time", "nfe")),
+    "time": Section("Time and compute", ("time", "rollout", "progress"), ("time", "spent", "nfe")),
     "other": Section("Other", (), ()),  # whatever has none of the prefixes above
 }
 
@@ -214,18 +218,31 @@ def chart_of_its_own(name: str) -> dict[str, Any]:
     return asdict(Chart(metric.label, (), unit=metric.unit)) | {"id": name, "series": [series]}
 
 
-def chart_board(names: tuple[str, ...], names_runs: bool = False) -> gr.HTML:
+def chart_board(names: tuple[str, ...], leads: bool = False) -> gr.HTML:
     """The named sections, each with as many charts side by side as fit.
 
-    The board that `names_runs` has the legend of compared runs.
+    The board that `leads` has the legend of compared runs, and the charts that somebody has chosen.
     """
     known = charted()
+    every = {name: found for name in CHARTS if (found := described(name))}
     sections = [
-        asdict(SECTIONS[name]) | {"id": name, "charts": list(filter(None, map(described, SECTIONS[name].charts)))}
+        asdict(SECTIONS[name]) | {"id": name, "charts": [every[one] for one in SECTIONS[name].charts if one in every]}
         for name in names
     ]
     return module(
-        "chart_board", sections=sections, names_runs=names_runs, charted=known,
+        "chart_board", sections=sections, leads=leads, charted=known, every=every if leads else {},
         prefixes=[prefix for section in SECTIONS.values() for prefix in section.prefixes],
-        own={name: chart_of_its_own(name) for name in METRICS if name not in known}, blank=chart_of_its_own(""),
+        own={name: chart_of_its_own(name) for name in METRICS if leads or name not in known},
+        blank=chart_of_its_own(""),
     )
+
+
+def board_tools() -> gr.HTML:
+    """The line above the charts; it knows their titles, so that one can choose among them."""
+    def chart(name: str) -> tuple[str, str, list[str]]:
+        return name, CHARTS[name].title, [series.metric for series in CHARTS[name].series]
+
+    sections = [{"title": one.title, "charts": [chart(name) for name in one.charts]} for one in SECTIONS.values()]
+    bands = sorted({series.band for one in CHARTS.values() for series in one.series if series.band})
+    titles = {name: metric.label for name, metric in METRICS.items()}
+    return module("board_tools", sections=sections, titles=titles, bands=bands, elem_id="bgpo-board-tools")

@@ -22,12 +22,12 @@ function remember(id, folded) {
 }
 
 export class Section {
-  // `draw(spec)` makes a chart; `props` are those of the board
+  // `draw(spec, leads)` makes a chart; `props` are those of the board
   constructor(spec, props, draw) {
     this.spec = spec;
     this.props = props;
     this.draw = draw;
-    this.charts = spec.charts.map(draw);
+    this.charts = spec.charts.map((chart, place) => draw(chart, props.leads && place === 0));
     this.extra = new Set(); // metrics that have got a chart of their own
     this.count = el("span", { class: "count" });
     this.grid = el("div", { class: "grid", id: `section-${spec.id}` }, ...this.charts.map((chart) => chart.card));
@@ -77,7 +77,7 @@ export class Section {
   }
 }
 
-function unknown(metric, blank) {
+export function unknown(metric, blank) {
   const help = "This version of BGPO Studio has no explanation of it.";
   return { ...blank, id: metric, title: metric, series: [{ ...blank.series[0], metric, label: metric, help }] };
 }

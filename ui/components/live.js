@@ -1,12 +1,16 @@
 // The one store of a page: runs, their points, what is selected. One poll fills it for every component.
 //
-// Events: "runs" (rows changed), "points" (ids with new points), "alerts", "selection", "hidden", "axis", "theme", "connection".
+// Events: "runs" (rows changed), "points" (ids with new points), "alerts", "selection", "theme", "connection";
+// "view" (view.js), "marks" and "window" (the charts') are announced here as well.
 
 import { get } from "/assets/dom.js";
 
 const BUSY = new Set(["queued", "launching", "running"]);
 const FAST_MS = 1000;
 const IDLE_MS = 5000;
+const MOST_SELECTED = 24; // as the server answers for
+const LONG_RUN = 3000; // steps from which the server sends buckets
+const RAW_TAIL = 2500; // points of a run since its last buckets; beyond, it is asked for in buckets again
 
 class Live extends EventTarget {
   constructor() {
@@ -14,16 +18,16 @@ class Live extends EventTarget {
     this.runs = new Map();
     this.points = new Map();
     this.cursors = new Map();
+    this.lengths = new Map(); // of a run's longest curve when it last came whole
     this.alerts = new Map(); // of the selected runs, by step
     this.colours = new Map();
-    this.hiddenRuns = new Set(); // compared, but not drawn for now
+    this.defaults = {}; // of every knob; a run names those that are not
     this.token = "";
     this.loaded = false;
     this.connected = true;
     this.clock = 0; // server time minus ours, in seconds
     const query = new URLSearchParams(location.search);
     this.selected = (query.get("run") || "").split(",").map(Number).filter((id) => Number.isInteger(id) && id > 0);
-    this.axis = query.get("x") === "time" ? "time" : "step";
     this.timer = null;
     this.failures = 0;
     this.polling = false;
@@ -34,6 +38,7 @@ class Live extends EventTarget {
     this.started = true;
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.poll(); });
     new MutationObserver(() => this.emit("theme")).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    get("/api/knobs").then((knobs) => { this.defaults = knobs; if (this.loaded) this.emit("runs"); }).catch(() => {});
     this.poll();
   }
 
@@ -68,14 +73,16 @@ class Live extends EventTarget {
     return this.colours.get(id);
   }
 
-  select(ids) {
-    this.selected = [...new Set(ids)];
-    if (this.selected.length < 2) this.hiddenRuns.clear();
+  select(ids, { keepView = false } = {}) {
+    const before = this.selected;
+    this.selected = [...new Set(ids)].slice(0, MOST_SELECTED);
     for (const id of [...this.points.keys()]) {
       if (!this.selected.includes(id)) { this.points.delete(id); this.cursors.delete(id); }
     }
     for (const id of [...this.alerts.keys()]) if (!this.selected.includes(id)) this.alerts.delete(id);
     writeUrl({ run: this.selected.join(",") });
+    // another run altogether has other steps; a comparison that grows or shrinks keeps what one looks at
+    if (!keepView && before.length && !before.some((id) => this.selected.includes(id))) this.emit("elsewhere");
     this.emit("selection");
     this.poll();
   }
@@ -85,16 +92,8 @@ class Live extends EventTarget {
     this.select(others.length === this.selected.length ? [...others, id] : others.length ? others : [id]);
   }
 
-  hide(id) {
-    if (!this.hiddenRuns.delete(id)) this.hiddenRuns.add(id);
-    this.emit("hidden");
-  }
-
-  setAxis(axis) {
-    this.axis = axis;
-    writeUrl({ x: axis === "step" ? "" : axis });
-    this.emit("axis");
-  }
+  // A knob of a run, as it is whether or not the run's summary names it.
+  knob(run, name) { return Object.hasOwn(run.knobs, name) ? run.knobs[name] : this.defaults[name]; }
 
   async poll() {
     if (this.polling) { this.again = true; return; }
@@ -162,9 +161,18 @@ class Live extends EventTarget {
         }
       }
       this.cursors.set(id, part.cursor);
+      this.rebucket(id, part);
       if (Object.keys(part.metrics).length) changed.push(id);
     }
     return changed;
+  }
+
+  // A run that is watched for long would grow by every raw point: from time to time its history is asked for in buckets.
+  rebucket(id, part) {
+    const length = Math.max(0, ...Object.values(this.points.get(id)).map((series) => series.step.length));
+    const bucketed = Object.values(part.metrics).some((series) => series.length > 3);
+    if (part.restart) this.lengths.set(id, bucketed ? length : 0);
+    if (this.lengths.has(id) && length > (this.lengths.get(id) || LONG_RUN) + RAW_TAIL) { this.cursors.set(id, 0); this.again = true; }
   }
 
   setConnected(connected) {

@@ -4,13 +4,16 @@
 import { age, confirmed, duration, el, figure, get, post, setText, styles } from "/assets/dom.js";
 import { live } from "/assets/live.js";
 import { AlertList } from "/assets/alert_list.js";
+import { Comparison } from "/assets/comparison.js";
+import { RunLabels } from "/assets/run_labels.js";
+import { left } from "/assets/run_row.js";
 
 const GOING = new Set(["queued", "launching", "running"]);
 
 export function mount(element) {
   styles("run_header");
   const one = new OneRun();
-  const many = new ManyRuns();
+  const many = new Comparison();
   const alerts = new AlertList();
   element.append(one.node, many.node, alerts.node);
   const draw = () => {
@@ -22,19 +25,12 @@ export function mount(element) {
     if (runs.length > 1) many.draw(runs);
     alerts.draw();
   };
-  live.watch(element, ["runs", "selection", "axis", "alerts"], draw);
+  live.watch(element, ["runs", "selection", "points", "alerts", "view"], draw);
   const clock = setInterval(() => {
     if (!element.isConnected) clearInterval(clock);
     else if (live.chosen().length === 1) one.age(live.focus());
   }, 1000);
   draw();
-}
-
-function axisSwitch() {
-  const button = (axis, label) => el("button", { type: "button", text: label, data: { axis }, on: { click: () => live.setAxis(axis) } });
-  const node = el("div", { class: "switch", role: "group", "aria-label": "Horizontal axis" }, button("step", "Step"), button("time", "Time"));
-  node.draw = () => { for (const part of node.children) part.setAttribute("aria-pressed", String(part.dataset.axis === live.axis)); };
-  return node;
 }
 
 class OneRun {
@@ -46,13 +42,13 @@ class OneRun {
     this.bar = el("i");
     this.progress = el("div", { class: "bgpo-progress", "aria-hidden": "true" }, this.bar);
     this.buttons = el("div", { class: "buttons" });
-    this.axis = axisSwitch();
+    this.labels = new RunLabels();
     this.message = el("p", { class: "message", role: "alert" });
     this.failure = el("div", { class: "failure", hidden: true });
     this.node = el("section", { class: "bgpo-card one" },
       el("div", { class: "row" }, el("div", { class: "words" }, el("div", { class: "name" }, this.title, this.chip), this.sentence),
-        el("div", { class: "tools" }, this.axis, this.buttons)),
-      this.progress, this.changed, this.message, this.failure);
+        el("div", { class: "tools" }, this.buttons)),
+      this.progress, this.changed, this.labels.node, this.message, this.failure);
   }
 
   draw(run) {
@@ -66,7 +62,7 @@ class OneRun {
     this.bar.style.width = `${Math.min(100, 100 * share)}%`;
     this.progress.hidden = run.status === "finished";
     setText(this.changed, run.changed.length ? `Against ${run.against}: ${run.changed.join(", ")}` : run.readable ? `All knobs as in ${run.against}.` : "");
-    this.axis.draw();
+    this.labels.draw(run);
     this.drawButtons(run);
     this.drawFailure(run);
   }
@@ -128,7 +124,7 @@ function sentence(run) {
   if (run.status === "launching") return "The process is being started.";
   if (run.status === "running") {
     const parts = [run.total > 1 ? `${run.word} ${run.done}/${run.total}` : run.word];
-    if (run.eta !== null) parts.push(`${duration(run.eta)} left`);
+    if (run.eta !== null) parts.push(left(run.eta));
     if (run.rate) parts.push(`${figure(run.rate)} steps/s`);
     if (run.requested) parts.push("stops with a checkpoint");
     const quiet = run.beat ? live.now() - run.beat : 0;
@@ -140,53 +136,4 @@ function sentence(run) {
   if (run.status === "finished") return `Finished${ended}: ${run.steps} steps in ${duration(run.seconds)}.${reward}`;
   if (run.status === "stopped") return `Stopped${ended} ${after}.${reward}`;
   return `Failed${ended} ${after}.${reward}`;
-}
-
-class ManyRuns {
-  constructor() {
-    this.title = el("h2");
-    this.axis = axisSwitch();
-    this.table = el("div", { class: "differences" });
-    this.node = el("section", { class: "bgpo-card many", hidden: true },
-      el("div", { class: "row" }, el("div", { class: "words" }, this.title), el("div", { class: "tools" }, this.axis)), this.table);
-  }
-
-  async draw(runs) {
-    setText(this.title, `Comparing ${runs.length} runs`);
-    this.axis.draw();
-    const key = runs.map((run) => `${run.id}${run.name}`).join();
-    if (key !== this.key) {
-      this.key = key;
-      try {
-        this.knobs = await get(`/api/differences?runs=${runs.map((run) => run.id).join(",")}`);
-      } catch {
-        this.knobs = [];
-        this.key = null;
-      }
-    }
-    this.fill(live.chosen());
-  }
-
-  fill(runs) {
-    const knobs = this.knobs || [];
-    const words = el("p", { class: "words", text: knobs.length ? `What differs: ${inWords(knobs, runs)}` : "Their configs are the same in every knob." });
-    const head = el("tr", {}, el("th", { text: "Run" }), ...knobs.map((knob) => el("th", { text: knob.name, title: knob.help, class: "bgpo-mono" })),
-      el("th", { text: "Reward" }), el("th", { text: "Best" }), el("th", { text: "Time" }), el("th", {}));
-    const rows = runs.map((run) => el("tr", {},
-      el("td", {}, el("i", { class: "dot", style: { background: `var(--bgpo-c${live.colour(run.id)})` } }), el("button", { type: "button", class: "link", text: run.name, on: { click: () => live.select([run.id]) } })),
-      ...knobs.map((knob) => el("td", { class: "bgpo-mono", text: knob.values[run.id] ?? "–" })),
-      el("td", { text: figure(run.reward) }), el("td", { text: figure(run.best) }), el("td", { text: duration(run.seconds) }),
-      el("td", {}, el("button", { type: "button", class: "link soft", text: "Remove", "aria-label": `Take ${run.name} out of the comparison`, on: { click: () => live.toggle(run.id) } }))));
-    const focus = document.activeElement?.closest?.(".differences") ? document.activeElement.textContent : null;
-    this.table.replaceChildren(words, el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows))));
-    if (focus) [...this.table.querySelectorAll("button")].find((button) => button.textContent === focus)?.focus();
-  }
-}
-
-function inWords(knobs, runs) {
-  const order = [...runs].sort((a, b) => a.id - b.id);
-  return `${knobs.map((knob) => {
-    const values = order.map((run) => knob.values[run.id]).filter((value) => value !== undefined);
-    return `${knob.name} ${values.filter((value, i) => i === 0 || value !== values[i - 1]).join(" → ")}`;
-  }).join(", ")}.`;
 }

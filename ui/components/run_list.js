@@ -1,115 +1,193 @@
-// The runs, newest first. A click opens one; the coloured dot adds it to the comparison or takes it out.
+// The runs: found, sorted, grouped, put away. A click opens one; the coloured dot adds it to the comparison or takes it
+// out. What is searched for, the order and the grouping are in the page's address.
 
-import { duration, el, figure, setText, styles, svg } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { alertIcon } from "/assets/alert_list.js";
+import { el, figure, post, setText, styles } from "/assets/dom.js";
+import { live, openArea, writeUrl } from "/assets/live.js";
+import { keys } from "/assets/keys.js";
+import { menuButton } from "/assets/menu.js";
+import { GROUPINGS, SORTS, differingKnobs, grouped, matches, sorted, terms } from "/assets/run_filter.js";
+import { Row } from "/assets/run_row.js";
+
+const NOT_WORTH_GROUPING = new Set(["seed"]);
 
 export function mount(element) {
   styles("run_list");
   styles("alert_list");
-  const list = el("ul", { "aria-label": "Runs" });
-  const count = el("span", { class: "bgpo-eyebrow" });
-  const hint = el("span", { class: "hint" });
-  element.append(el("div", { class: "top" }, count, hint), list);
-  const rows = new Map();
-
-  const draw = () => {
-    const runs = live.list();
-    setText(count, runs.length === 1 ? "1 run" : `${runs.length} runs`);
-    setText(hint, runs.length > 1 ? "dots compare" : "");
-    for (const [id, row] of rows) if (!live.runs.has(id)) { row.node.remove(); rows.delete(id); }
-    runs.forEach((run, place) => {
-      if (!rows.has(run.id)) rows.set(run.id, new Row(run.id));
-      const row = rows.get(run.id);
-      if (list.children[place] !== row.node) list.insertBefore(row.node, list.children[place] || null);
-      row.draw(run);
-    });
-  };
-  live.watch(element, ["runs", "selection"], draw);
-  draw();
+  styles("menu");
+  new RunList(element);
 }
 
-class Row {
-  constructor(id) {
-    this.dot = el("button", { type: "button", class: "dot", on: { click: () => live.toggle(id) } }, el("i"));
-    this.name = el("span", { class: "name" });
-    this.chip = el("span", { class: "bgpo-chip" });
-    this.alerts = el("span", { class: "badge", hidden: true });
-    this.reward = el("b", { class: "reward" });
-    this.best = el("span", { class: "best" });
-    this.line = svg("path", { fill: "none", "stroke-width": "1.6", "stroke-linejoin": "round" });
-    this.end = svg("circle", { r: 2.2, visibility: "hidden" });
-    this.bar = el("i");
-    this.progress = el("div", { class: "bgpo-progress", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, this.bar);
-    this.pace = el("span", { class: "pace" });
-    this.changed = el("span", { class: "changed" });
-    const spark = svg("svg", { viewBox: "0 0 64 20", class: "spark", "aria-hidden": "true" }, this.line, this.end);
-    this.open = el("button", { type: "button", class: "open", on: { click: (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) live.toggle(id); else live.select([id]);
-    } } },
-    el("span", { class: "line" }, this.name, this.alerts, this.chip),
-    el("span", { class: "line" }, spark, this.reward, this.best),
-    this.progress, el("span", { class: "line last" }, this.changed, this.pace));
-    this.node = el("li", { data: { run: id } }, this.dot, this.open);
+class RunList {
+  constructor(element) {
+    this.element = element;
+    this.rows = new Map();
+    this.heads = new Map();
+    this.folded = new Set();
+    this.cursor = null;
+    this.read();
+    this.count = el("h2", { class: "bgpo-eyebrow" });
+    this.search = el("input", { type: "search", class: "bgpo-input", placeholder: "Filter: name, #tag, mc_samples=16", "aria-label": "Filter the runs", "aria-describedby": "run-filter-help",
+      autocomplete: "off", spellcheck: "false", on: { input: () => this.set({ query: this.search.value }), keydown: (event) => this.searchKey(event) } });
+    this.search.value = this.query;
+    this.group = el("select", { class: "bgpo-input", "aria-label": "Group the runs by", on: { change: () => this.set({ by: this.group.value }) } });
+    this.sort = el("select", { class: "bgpo-input", "aria-label": "Sort the runs by", on: { change: () => this.set({ order: this.sort.value }) } },
+      ...Object.entries(SORTS).map(([name, [label]]) => el("option", { value: name, text: label })));
+    this.list = el("ul", { "aria-label": "Runs", on: { keydown: (event) => this.listKey(event) } });
+    this.empty = el("p", { class: "empty bgpo-soft", hidden: true });
+    element.append(el("div", { class: "top" }, this.count, this.menu()),
+      el("div", { class: "find", role: "search" }, this.search, el("span", { id: "run-filter-help", class: "bgpo-sr", text: "Words, #tag, knob=value, reward>0.9, status:failed; a minus in front excludes." })),
+      el("div", { class: "order" }, this.group, this.sort), this.list, this.empty);
+    live.watch(element, ["runs", "selection"], () => this.draw());
+    live.watch(element, ["view"], (event) => { if (event.detail.has("query")) { this.read(); this.search.value = this.query; this.draw(); } });
+    this.addKeys();
+    this.draw();
   }
 
-  draw(run) {
-    const chosen = live.selected.includes(run.id);
-    this.node.classList.toggle("chosen", chosen);
-    this.node.style.setProperty("--run", `var(--bgpo-c${live.colour(run.id)})`);
-    this.dot.setAttribute("aria-pressed", String(chosen));
-    this.dot.setAttribute("aria-label", `${chosen ? "Take out of" : "Add to"} the comparison: ${run.name}`);
-    this.dot.title = chosen ? "Take out of the comparison" : "Compare with the selected";
-    this.open.setAttribute("aria-current", String(chosen));
-    setText(this.name, run.name);
-    this.name.title = run.name;
-    setText(this.chip, run.status === "queued" && run.queue_place ? `Queued, ${run.queue_place === 1 ? "next" : `no. ${run.queue_place}`}` : run.word);
-    this.chip.className = `bgpo-chip ${run.tone}`;
-    this.badge(run);
-    setText(this.reward, run.reward === null ? "" : figure(run.reward));
-    this.reward.title = "Held-out greedy reward, newest";
-    setText(this.best, run.best === null || run.best <= run.reward ? "" : `best ${figure(run.best)}`);
-    this.sparkline(run.spark);
-    const going = run.status === "running";
-    this.progress.hidden = !going || !run.total;
-    if (going && run.total) {
-      const share = Math.min(100, (100 * run.done) / run.total);
-      this.bar.style.width = `${share}%`;
-      this.progress.setAttribute("aria-valuenow", Math.round(share));
-      this.progress.setAttribute("aria-label", `${run.word}, ${run.done} of ${run.total}`);
+  read() {
+    const query = new URLSearchParams(location.search);
+    this.query = query.get("q") || "";
+    this.by = query.get("group") || "";
+    this.order = Object.hasOwn(SORTS, query.get("sort") || "") ? query.get("sort") : "newest";
+    this.archived = query.get("archived") === "1";
+  }
+
+  set(changes) {
+    Object.assign(this, changes);
+    writeUrl({ q: this.query, group: this.by, sort: this.order === "newest" ? "" : this.order, archived: this.archived ? "1" : "" });
+    this.draw();
+  }
+
+  // ---- drawing
+
+  draw() {
+    const all = live.list(), names = Object.keys(live.defaults), knob = (run, name) => live.knob(run, name);
+    const wanted = terms(this.query);
+    const runs = all.filter((run) => (run.archived === this.archived || live.selected.includes(run.id)) && matches(run, wanted, knob, names));
+    const groups = grouped(sorted(runs, this.order), this.by, knob);
+    this.shown = groups.flatMap((group) => (this.folded.has(group.key) ? [] : group.runs));
+    this.drawControls(all, names, knob);
+    const put = all.filter((run) => run.archived).length;
+    const of = this.archived ? put : all.length - put;
+    setText(this.count, `${runs.length === of ? "" : `${runs.length} of `}${of} ${this.archived ? "archived " : ""}${of === 1 ? "run" : "runs"}`);
+    const nodes = groups.flatMap((group) => [...(group.title ? [this.head(group)] : []), ...(this.folded.has(group.key) ? [] : group.runs.map((run) => this.row(run)))]);
+    const order = nodes.map((node) => node.dataset.run || node.dataset.group).join();
+    if (order !== this.drawnOrder) { this.drawnOrder = order; const focus = document.activeElement; this.list.replaceChildren(...nodes); if (this.list.contains(focus)) focus.focus({ preventScroll: true }); }
+    for (const id of this.rows.keys()) if (!live.runs.has(id)) this.rows.delete(id);
+    this.empty.hidden = runs.length > 0 || !live.loaded;
+    setText(this.empty, this.query ? "No run matches this filter." : this.archived ? "Nothing is archived." : "All runs are archived.");
+  }
+
+  row(run) {
+    if (!this.rows.has(run.id)) this.rows.set(run.id, new Row(run.id));
+    const row = this.rows.get(run.id);
+    row.draw(run);
+    row.node.classList.toggle("cursor", this.cursor === run.id);
+    return row.node;
+  }
+
+  head(group) {
+    if (!this.heads.has(group.key)) this.heads.set(group.key, new GroupHead(group.key, () => this.fold(group.key)));
+    const head = this.heads.get(group.key);
+    head.draw(group, this.folded.has(group.key));
+    return head.node;
+  }
+
+  fold(key) {
+    if (!this.folded.delete(key)) this.folded.add(key);
+    this.draw();
+  }
+
+  drawControls(all, names, knob) {
+    const differing = differingKnobs(all, names, knob).filter((name) => !NOT_WORTH_GROUPING.has(name));
+    if (this.by && !GROUPINGS[this.by] && names.includes(this.by) && !differing.includes(this.by)) differing.push(this.by);
+    const key = [...Object.keys(GROUPINGS), ...differing].join();
+    if (key !== this.groupKey) {
+      this.groupKey = key;
+      this.group.replaceChildren(el("option", { value: "", text: "No groups" }), ...Object.entries(GROUPINGS).map(([name, { label }]) => el("option", { value: name, text: `By ${label.toLowerCase()}` })),
+        el("optgroup", { label: "Knobs that differ" }, ...differing.map((name) => el("option", { value: name, text: `By ${name}` }))));
     }
-    setText(this.pace, pace(run));
-    const changed = run.changed.length ? run.changed.join(", ") : "as the preset";
-    const same = run.status === "running" ? "" : `same as ${run.against}`; // the pace needs the room
-    setText(this.changed, run.changed.length ? changed : run.readable ? same : "made by another version");
-    this.changed.title = run.changed.length ? `Changed against ${run.against}: ${changed}` : "";
+    if (this.group.value !== this.by) this.group.value = this.by;
+    if (this.sort.value !== this.order) this.sort.value = this.order;
   }
 
-  badge(run) {
-    this.alerts.hidden = !run.alerts;
-    const words = `${run.alerts === 1 ? "1 alert" : `${run.alerts} alerts`}${run.serious ? `, ${run.serious} serious` : ""}`;
-    if (!run.alerts || this.alerts.title === words) return;
-    this.alerts.title = words;
-    this.alerts.className = `badge ${run.serious ? "serious" : "warning"}`;
-    this.alerts.replaceChildren(alertIcon(run.serious ? "serious" : "warning"),
-      el("span", { text: run.alerts, "aria-hidden": "true" }), el("span", { class: "bgpo-sr", text: words }));
+  // ---- what can be done with several
+
+  menu() {
+    const chosen = () => live.chosen().map((run) => run.id);
+    return menuButton("More of the list", () => [
+      { text: "Compare all that are listed", disabled: this.shown.length < 2, run: () => live.select(this.shown.map((run) => run.id)) },
+      { text: this.archived ? "Bring the selected back" : "Archive the selected", key: "e", disabled: !chosen().length, run: () => this.archive(chosen()) },
+      null,
+      { text: "Show what is archived", pressed: this.archived, run: () => this.set({ archived: !this.archived }) },
+    ], { symbol: "⋯", class: "bgpo-menu-button dots" });
   }
 
-  sparkline(values) {
-    const known = values.map((value, i) => [i, value]).filter(([, value]) => value !== null);
-    if (known.length < 1) { this.line.setAttribute("d", ""); this.end.setAttribute("visibility", "hidden"); return; }
-    const top = Math.max(1, ...known.map(([, value]) => value)), low = Math.min(0, ...known.map(([, value]) => value));
-    const at = ([i, value]) => [2 + (58 * i) / Math.max(1, values.length - 1), 18 - (16 * (value - low)) / (top - low)];
-    this.line.setAttribute("d", known.map((point, i) => `${i ? "L" : "M"}${at(point).map((v) => v.toFixed(1)).join(" ")}`).join(""));
-    const [x, y] = at(known[known.length - 1]);
-    this.end.setAttribute("cx", x.toFixed(1)); this.end.setAttribute("cy", y.toFixed(1)); this.end.setAttribute("visibility", "visible");
+  async archive(ids) {
+    const runs = ids.map((id) => live.run(id)).filter(Boolean);
+    if (!runs.length) return;
+    const archived = !runs.every((run) => run.archived);
+    try { await post("/api/archive", { runs: ids, archived }); } catch { return; }
+    if (archived) live.select(live.selected.filter((id) => !ids.includes(id)));
+    await live.poll();
+  }
+
+  // ---- keyboard
+
+  addKeys() {
+    keys.add("j", "Next run", "Runs", () => this.move(1));
+    keys.add("k", "Previous run", "Runs", () => this.move(-1));
+    keys.add(" ", "Compare the run, or not", "Runs", () => (this.cursor === null ? false : live.toggle(this.cursor)));
+    keys.add("Enter", "Open the run", "Runs", () => (this.cursor === null ? false : live.select([this.cursor])));
+    keys.add("e", "Archive the run, or bring it back", "Runs", () => this.archive(this.cursor === null ? live.selected : [this.cursor]));
+    keys.add("/", "Filter the runs", "Runs", () => { openArea("runs"); this.search.focus(); this.search.select(); });
+    keys.add("n", "New run", "Runs", () => openArea("new"));
+  }
+
+  move(by) {
+    if (!this.shown?.length || !this.element.offsetParent) return false;
+    const from = this.cursor ?? live.selected[0];
+    const place = this.shown.findIndex((run) => run.id === from);
+    const next = this.shown[Math.max(0, Math.min(this.shown.length - 1, place + (place < 0 ? 1 : by)))];
+    const before = this.rows.get(this.cursor);
+    this.cursor = next.id;
+    before?.node.classList.remove("cursor");
+    const row = this.rows.get(next.id);
+    row.node.classList.add("cursor");
+    row.open.focus({ preventScroll: true });
+    row.node.scrollIntoView({ block: "nearest" });
+    return true;
+  }
+
+  listKey(event) {
+    const id = Number(event.target.closest?.("li")?.dataset.run);
+    if (event.key !== " " || !event.target.matches(".open") || !id) return;
+    event.preventDefault();
+    this.cursor = id;
+    live.toggle(id);
+  }
+
+  searchKey(event) {
+    if (event.key === "Escape") { this.search.value = ""; this.set({ query: "" }); this.search.blur(); }
+    if (event.key === "Enter" || event.key === "ArrowDown") { event.preventDefault(); this.cursor = null; this.move(0); }
   }
 }
 
-function pace(run) {
-  if (run.status !== "running") return run.status === "queued" || run.status === "launching" ? "" : duration(run.seconds);
-  const parts = [];
-  if (run.rate) parts.push(`${figure(run.rate)} steps/s`);
-  if (run.eta !== null) parts.push(`${duration(run.eta)} left`);
-  return parts.join(", ");
+class GroupHead {
+  constructor(key, fold) {
+    this.title = el("b");
+    this.words = el("span", { class: "bgpo-soft" });
+    this.button = el("button", { type: "button", class: "fold", on: { click: fold } }, el("i", { "aria-hidden": "true" }), this.title, this.words);
+    this.all = el("button", { type: "button", class: "all", text: "Compare", on: { click: () => live.select(this.ids) } });
+    this.node = el("li", { class: "head", data: { group: key } }, this.button, this.all);
+  }
+
+  draw(group, folded) {
+    this.ids = group.runs.map((run) => run.id);
+    setText(this.title, group.title);
+    const best = Math.max(...group.runs.map((run) => run.best ?? -Infinity));
+    setText(this.words, `${group.runs.length}${Number.isFinite(best) ? `, best ${figure(best)}` : ""}`);
+    this.button.setAttribute("aria-expanded", String(!folded));
+    this.all.setAttribute("aria-label", `Compare the runs of ${group.title}`);
+    this.all.hidden = group.runs.length < 2;
+  }
 }
