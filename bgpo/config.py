@@ -69,7 +69,10 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str = knob("adder", "Problems, prompts and the reward.", group="Task", choices=TASKS)
-    model: str = knob("tiny", "Model family that is trained.", group="Task", choices=MODELS)
+    model: str = knob(
+        "tiny", "Model family that is trained.", group="Task",
+        choices=[name for name in MODELS if MODELS[name].built_in],
+    )
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
     job: str = knob("train", "What the run's process does.", group="Task", choices=JOBS, rare=True)
 

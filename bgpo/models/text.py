@@ -63,7 +63,7 @@ class Text:
         if "\ufffd" not in piece:
             return piece or f"<{index}>"  # a row of the embedding that no token has
         token = self.tokenizer.convert_ids_to_tokens(index)
-        return "".join(f"<{self._byte_of[character]:02X}>" for character in token if character in self._byte_of)
+        return "".join(_printable(self._byte_of[character]) for character in token if character in self._byte_of)
 
     @cached_property
     def _byte_of(self) -> dict[str, int]:
@@ -111,3 +111,7 @@ class Text:
                 f"{''.join(sorted(piece for piece in vocabulary if len(piece) == 1))}."
             )
         return [vocabulary[character] for character in text]
+
+
+def _printable(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 else f"<{byte:02X}>"
