@@ -67,15 +67,15 @@ def load(
     family = _family(folder, family_name or saved.get("family") or _family_of_type(published))
     stock = stock_config(published, family, folder)
     check_weights(folder)
+    tokenizer = read_tokenizer(folder, family)
+    if len(tokenizer) > stock.vocab_size:
+        raise ModelError(
+            f"{folder} holds a tokenizer of {len(tokenizer)} tokens beside a model of {stock.vocab_size}; copy the "
+            "model's own tokenizer there."
+        )
     model = _read_weights(folder, family, stock, dtype, options).eval()
     if "device_map" not in options:
         model.to(device)
-    tokenizer = read_tokenizer(folder, family)
-    if len(tokenizer) > model.config.vocab_size:
-        raise ModelError(
-            f"{folder} holds a tokenizer of {len(tokenizer)} tokens beside a model of {model.config.vocab_size}; copy "
-            "the model's own tokenizer there."
-        )
     chosen = replace(overrides, **{
         name: saved[name] for name in ("mask_id", "prompt_style", "attention_block")
         if name in saved and getattr(overrides, name) == getattr(Overrides(), name)
@@ -97,6 +97,9 @@ def stock_config(published: Mapping[str, Any], family: ModelFamily, folder: Path
         ) from None
     config.is_causal = False
     config.use_cache = False
+    if not family.built_in:
+        # an embedding gives its padding row no gradient, and here that row is the end token's
+        config.pad_token_id = None
     return config
 
 

@@ -115,6 +115,16 @@ def test_gradients_with_activation_checkpointing_are_the_same(case):
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients()))
 
 
+def test_the_end_token_learns_although_it_pads(case):
+    """Stock embeddings give their padding row no gradient; in LLaDA and Dream that row is the end token's."""
+    model = opened(case)
+    ids = torch.full((1, 6), model.pad_id)
+    hidden = model.hidden(ids, valid=torch.ones(1, 6, dtype=torch.bool))
+    table = model.model.get_input_embeddings().weight
+    (gradient,) = torch.autograd.grad(model.logits(hidden).log_softmax(-1)[..., 5].sum(), table)
+    assert gradient[model.pad_id].norm() > 0
+
+
 def test_special_tokens(case):
     model = opened(case)
     vocabulary = model.tokenizer.get_vocab()
