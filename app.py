@@ -94,6 +94,7 @@ def open_data(data_dir: Path, database_url: str | None):
     except OSError as error:
         raise StartError(f"The data folder {data_dir} cannot be written ({error.strerror}); "
                          "choose another with --data-dir.") from None
+    os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "uploads")  # nothing that a browser sends is kept elsewhere
     try:
         db = open_database(database_url or sqlite_url(data_dir / "bgpo.db"))
     except StorageError as error:
@@ -108,6 +109,7 @@ def build(services, hosts: frozenset[str] | None, password: str | None):
 
     from ui import api, assets, pages
     from ui.access import Access
+    from ui.limits import MAX_UPLOAD, Limits
     from ui.theme import CSS, HEAD, theme
 
     @contextlib.asynccontextmanager
@@ -124,9 +126,9 @@ def build(services, hosts: frozenset[str] | None, password: str | None):
     api.add_refusals(app)
     app = gr.mount_gradio_app(
         app, pages.build(services), path="/", theme=theme(), css=CSS, head=HEAD, footer_links=[], run_history=False,
-        ssr_mode=False, show_error=False, enable_monitoring=False,
+        ssr_mode=False, show_error=False, enable_monitoring=False, allowed_paths=[], max_file_size=MAX_UPLOAD,
     )
-    return Access(app, hosts, password)
+    return Limits(Access(app, hosts, password))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -32,8 +32,15 @@ ROLLOUT_ORDERS = ("random", "max_prob")
 LR_SCHEDULES = ("constant", "linear")
 EVAL_ORDERS = ("low_confidence", "max_prob", "random")
 JOBS = ("train",)  # each has a function in bgpo/jobs/worker.py
+PRECISIONS = ("fp32", "bf16", "bf16_pure")
+ADAPTERS = ("none", "lora")
+LORA_TARGETS = ("all", "attention", "mlp")
+QUANTIZATIONS = ("none", "4bit")
+OPTIMIZERS = ("adamw", "adamw8bit")
+# AdamW moves a weight by about the learning rate; a bfloat16 of the usual 0.02 takes no step below 0.02 / 512
+LEAST_PURE_RATE = 3e-5
 
-GROUPS = ("Task", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Machine")
+GROUPS = ("Task", "Model", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Machine")
 
 
 class ConfigError(ValueError):
@@ -75,6 +82,41 @@ class TrainConfig(BaseModel):
     )
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
     job: str = knob("train", "What the run's process does.", group="Task", choices=JOBS, rare=True)
+
+    start_from: str = knob(
+        "", "A checkpoint to start from: run:12@40 (run 12, step 40), run:12 (its newest), or a checkpoint's folder. "
+        "There is no warm start then.",
+        group="Model",
+    )
+    precision: str = knob(
+        "fp32", "Weights in float32; in bfloat16 with float32 master weights; or in bfloat16 alone, where small steps "
+        "are rounded away.",
+        group="Model", choices=PRECISIONS,
+    )
+    adapter: str = knob(
+        "none", "Train all weights, or a LoRA adapter beside frozen ones: less memory, small checkpoints.",
+        group="Model", choices=ADAPTERS,
+    )
+    activation_checkpointing: bool = knob(
+        False, "Keep only the input of each layer for the backward pass and compute the rest again: about a third more "
+        "time, a fraction of the memory.",
+        group="Model",
+    )
+    lora_rank: int = knob(16, "Rank of the adapter's matrices.", group="Model", low=1, high=1024, rare=True)
+    lora_alpha: float = knob(
+        32.0, "The adapter's output is scaled by lora_alpha / lora_rank.", group="Model", low=0.01, high=4096, rare=True
+    )
+    lora_dropout: float = knob(
+        0.0, "Dropout before the adapter in fine-tuning. RL has none: old and new policy must be one function.",
+        group="Model", low=0, high=0.9, rare=True,
+    )
+    lora_targets: str = knob(
+        "all", "Which matrices of each layer get an adapter.", group="Model", choices=LORA_TARGETS, rare=True
+    )
+    quantization: str = knob(
+        "none", "Hold the frozen weights under an adapter in 4 bits (NF4, by bitsandbytes, on an NVIDIA GPU).",
+        group="Model", choices=QUANTIZATIONS, rare=True,
+    )
 
     objective: str = knob(
         "bgpo", "What each update maximises.", group="Objective", choices=(*OBJECTIVES, CUSTOM),
@@ -155,6 +197,10 @@ class TrainConfig(BaseModel):
         "random", "Which positions a rollout step fills: at random, or where the model is surest.",
         group="Rollouts", choices=ROLLOUT_ORDERS, rare=True,
     )
+    keep_rollouts: int = knob(
+        4, "Groups of each step whose completions are kept, to be looked at and searched; 0: none.",
+        group="Rollouts", low=0, high=4096, unit="groups", rare=True,
+    )
 
     train_steps: int = knob(
         60, "Batches of rollouts to train on.", group="Optimiser", low=1, high=1_000_000, unit="steps"
@@ -166,6 +212,10 @@ class TrainConfig(BaseModel):
     lr_schedule: str = knob(
         "constant", "Learning rate after its warm-up: constant, or down a straight line to a tenth at the last step.",
         group="Optimiser", choices=LR_SCHEDULES, rare=True,
+    )
+    optimizer: str = knob(
+        "adamw", "AdamW with its moments in float32, or in 8 bits: a quarter of the memory (bitsandbytes, NVIDIA GPU).",
+        group="Optimiser", choices=OPTIMIZERS, rare=True,
     )
     weight_decay: float = knob(0.0, "AdamW's decoupled weight decay.", group="Optimiser", low=0, high=1, rare=True)
     adam_beta2: float = knob(0.99, "AdamW's second-moment decay.", group="Optimiser", low=0.5, high=0.9999, rare=True)
@@ -375,7 +425,7 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             f"({tokens} tokens together); raise token_budget to {tokens} or more, or to 0 (automatic), or lower "
             "completion_length."
         )
-    return problems | _objective_contradictions(c)
+    return problems | _objective_contradictions(c) | _memory_contradictions(c)
 
 
 def _objective_contradictions(c: TrainConfig) -> dict[str, str]:
@@ -394,6 +444,27 @@ def _objective_contradictions(c: TrainConfig) -> dict[str, str]:
         problems["mask_draws"] = (
             f"mask_draws = {c.mask_draws} is not possible with objective = {c.objective}, whose draws are part of the "
             "method; set mask_draws to auto, or choose another objective."
+        )
+    return problems
+
+
+def _memory_contradictions(c: TrainConfig) -> dict[str, str]:
+    problems: dict[str, str] = {}
+    if c.quantization != "none" and c.adapter == "none":
+        problems["quantization"] = (
+            f"quantization = {c.quantization} freezes the weights, and adapter = none leaves nothing to train; set "
+            "adapter to lora, or quantization to none."
+        )
+    for name, usual in (("quantization", "none"), ("optimizer", "adamw")):
+        if getattr(c, name) != usual and c.device == "cpu":
+            problems.setdefault(name, (
+                f"{name} = {getattr(c, name)} needs an NVIDIA GPU, and device = cpu; set {name} to {usual}, or device "
+                "to auto or cuda."
+            ))
+    if c.precision == "bf16_pure" and c.adapter == "none" and c.learning_rate < LEAST_PURE_RATE:
+        problems["precision"] = (
+            f"precision = bf16_pure rounds nearly every step of learning_rate = {c.learning_rate:g} away; set "
+            f"precision to bf16, adapter to lora, or learning_rate to {LEAST_PURE_RATE:g} or more."
         )
     return problems
 

@@ -17,7 +17,14 @@ from types import ModuleType
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+)
 from sqlalchemy.sql.dml import Insert
 
 try:  # the wheel brings a newer SQLite than most systems; see `wal_is_safe`
@@ -30,6 +37,13 @@ BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
 
 class StorageError(Exception):
     """Something about the database that a person can put right; the message is a sentence for them."""
+
+
+class OutOfRange(StorageError, ValueError):
+    """A number or text that no column can hold: the caller's fault, not the database's."""
+
+    def __init__(self) -> None:
+        super().__init__("A number is too large for the database; give whole numbers below 2,147,483,648.")
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:
@@ -217,6 +231,8 @@ def sentences(name: str) -> Iterator[None]:
         yield
     except (IntegrityError, ProgrammingError):
         raise
+    except (OverflowError, DataError) as error:
+        raise OutOfRange from error
     except DatabaseError as error:
         raise StorageError(_sentence(name, str(error.orig))) from error
 
@@ -230,6 +246,11 @@ def _sentence(name: str, message: str) -> str:
         "unable to open": f"{name} cannot be opened; check that its folder exists and that you may write to it.",
         "locked": f"{name} is busy: another process has been writing to it for {BUSY_TIMEOUT:.0f} seconds; end that"
         " process or try again.",
+        **dict.fromkeys(
+            ("no such column", "no such table", "has no column named"),
+            f"{name} was not made by this version of BGPO Studio ({message}); restart the app, which brings an older"
+            " one up to date.",
+        ),
         "is full": f"The disk that holds {name} is full; free some space, nothing stored so far is lost.",
     }
     cause = " ".join(message.split())

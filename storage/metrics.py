@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, case, func, select, update
 from storage.alerts import Alert, write_alerts
 from storage.completions import Completion, write_completions
 from storage.database import Database, new_insert, upsert
+from storage.rollouts import Rollout, write_rollouts
 from storage.runs import RunNotFound
 from storage.tables import clean_text, metric, point, run
 from storage.tables import latest as latest_point
@@ -57,6 +58,7 @@ def flush(
     completions: Sequence[Completion] = (),
     progress: Progress | None = None,
     alerts: Sequence[Alert] = (),
+    rollouts: Sequence[Rollout] = (),
 ) -> str | None:
     """Writes all of it, and a heartbeat, in one transaction; returns what is requested of the run, if anything.
 
@@ -70,6 +72,7 @@ def flush(
             _write_points(connection, run_id, points, sequence)
         write_completions(connection, run_id, completions)
         write_alerts(connection, run_id, alerts)
+        write_rollouts(connection, run_id, rollouts)
     return requested
 
 

@@ -1,8 +1,8 @@
-"""Runs: created, claimed, moved from status to status, asked to stop, listed and deleted.
+"""Runs: created, moved from status to status, asked to stop, listed and deleted.
 
-    queued -> launching -> running -> finished | stopped | failed        stopped | failed -> queued (resume)
+    queued -> launching -> running -> finished | stopped | paused | failed     stopped | paused | failed -> queued
 
-A status changes only in `claim_next` and `transition`: a guarded UPDATE, so that of two processes that
+A status changes only in `transition` and in `storage.queue.claim_next`: a guarded UPDATE, so that of two processes that
 want the same change one succeeds, and an event row that says who did it and why.
 """
 
@@ -17,12 +17,19 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, select, update
 
 from storage.database import Database, StorageError
+from storage.rollouts import delete_rollouts
 from storage.tables import run, run_event
 
-STATUSES = ("queued", "launching", "running", "finished", "stopped", "failed")
+STATUSES = ("queued", "launching", "running", "paused", "finished", "stopped", "failed")
 LIVE = ("launching", "running")  # a process holds, or is about to hold, the run
-ENDED = ("finished", "stopped", "failed")
-REQUESTS = ("stop", "kill")
+ENDED = ("finished", "stopped", "failed")  # a paused run has not ended, but no process holds it
+REQUESTS = ("pause", "stop", "kill", "hung")  # hung: killed because it makes no progress
+FAILURE_KINDS = (
+    "config_invalid", "oom_gpu", "oom_host", "nan", "disk_full", "data_error", "exception", "killed", "hung", "lost",
+    "launch_timeout",
+)
+DEVICE_KINDS = ("auto", "cpu", "gpu")
+LOW, NORMAL, HIGH = -1, 0, 1  # priorities
 
 
 class RunNotFound(StorageError, LookupError):
@@ -52,12 +59,26 @@ class Run:
     phase_total: int
     phase_rate: float | None  # units of the current phase per second
     seconds: float  # running seconds so far, over all resumes
-    requested: str | None  # stop or kill
+    requested: str | None  # one of REQUESTS
     pid: int | None
     process_started: int | None
     boot_id: str | None
     reason: str  # why it failed or stopped, a sentence
     parent_id: int | None
+    parent_step: int | None = None  # of the parent's checkpoint that this one began with
+    sweep_id: int | None = None
+    priority: int = NORMAL
+    start_at: float | None = None  # not to be started before
+    after_id: int | None = None  # not to be started before that run has ended
+    device_kind: str = "auto"
+    devices: int = 1  # how many of them it computes on
+    epoch: int = 0  # how often it has been claimed
+    retries: int = 0  # by themselves, since a person queued it
+    retry_step: int | None = None  # of the newest checkpoint at the last of them
+    failure_kind: str = ""  # one of FAILURE_KINDS if it failed
+    progress_at: float | None = None
+    stall_after: float | None = None  # seconds without progress that are too many
+    stalled_at: float | None = None  # since when a running run counts as stalled
     queue_position: int | None = None  # 1 is next; None unless queued
 
 
@@ -74,7 +95,9 @@ class RunEvent:
 
 
 # What `transition` may set beside the status. The rest is written by `create_run` and `flush`.
-SETTABLE = {field.name for field in fields(Run)} - {"id", "status", "reason", "created_at", "queue_position"}
+SETTABLE = {field.name for field in fields(Run)} - {"id", "status", "reason", "created_at", "queue_position"} | {
+    "position"
+}
 
 
 def create_run(
@@ -85,29 +108,33 @@ def create_run(
     train_steps: int,
     runs_folder: Path,
     status: str = "queued",
-    parent_id: int | None = None,
     who: str = "",
+    **columns: Any,
 ) -> Run:
     """A new run with a new, empty folder `runs_folder/<id>`. Raises StorageError when that cannot be made.
+
+    `columns` are others of the row: where it comes from, its place in the queue, the devices that it wants.
 
     Where a folder of that name is left from another database, the new one is `<id>-2` and so on: a run
     must never find somebody else's checkpoints.
     """
     _check_status(status)
+    _check_columns(columns)
     now = time.time()
-    insert = run.insert().values(
-        name=name, status=status, phase="", config_json=config_json, folder="", created_at=now, queued_at=now, step=0,
-        started_at=now if status == "running" else None, heartbeat_at=now if status in LIVE else None,
-        train_steps=train_steps, phase_done=0, phase_total=0, seconds=0.0, reason="", parent_id=parent_id,
-        point_sequence=0,
-    )  # fmt: skip
+    values = {
+        "name": name, "status": status, "phase": "", "config_json": config_json, "folder": "", "created_at": now,
+        "queued_at": now, "step": 0, "started_at": now if status == "running" else None,
+        "heartbeat_at": now if status in LIVE else None, "train_steps": train_steps, "phase_done": 0, "phase_total": 0,
+        "seconds": 0.0, "reason": "", "point_sequence": 0, "position": last_place(), **columns,
+    }  # fmt: skip
+    insert = run.insert().values(values)
     folder = None
     try:
         with db.write() as connection:
             id = connection.execute(insert.returning(run.c.id)).scalar_one()
             folder = _new_folder(runs_folder, id)
             connection.execute(update(run).where(run.c.id == id).values(folder=str(folder)))
-            _record(connection, id, who, "", status, "created")
+            record(connection, id, who, "", status, "created")
     except BaseException:
         if folder:
             folder.rmdir()
@@ -118,41 +145,13 @@ def create_run(
 def get_run(db: Database, id: int) -> Run:
     """Raises RunNotFound."""
     with db.read() as connection:
-        return _get(connection, id)
+        return get_run_in(connection, id)
 
 
 def list_runs(db: Database, limit: int | None = None) -> list[Run]:
     """All runs, or the newest `limit`, newest first, in one query."""
     with db.read() as connection:
         return [Run(*row) for row in connection.execute(_runs().order_by(run.c.id.desc()).limit(limit))]
-
-
-def claim_next(db: Database, who: str = "scheduler") -> Run | None:
-    """Takes the run that has queued longest: queued -> launching, for exactly one of all callers."""
-    oldest = (
-        select(run.c.id)
-        .where(run.c.status == "queued")
-        .order_by(run.c.queued_at, run.c.id)
-        .limit(1)
-        # PostgreSQL: a second caller takes the next one instead of waiting. SQLite has one writer anyway.
-        .with_for_update(skip_locked=True)
-    )
-    claim = (
-        update(run)
-        .where(run.c.id == oldest.scalar_subquery(), run.c.status == "queued")
-        .values(status="launching", heartbeat_at=time.time(), reason="")
-        .returning(run.c.id)
-    )
-    # A look first: an empty queue, asked every second, then never takes the write lock.
-    with db.read() as connection:
-        if connection.execute(_any_queued()).first() is None:
-            return None
-    with db.write() as connection:
-        id = connection.execute(claim).scalar_one_or_none()
-        if id is None:
-            return None
-        _record(connection, id, who, "queued", "launching", "")
-        return _get(connection, id)
 
 
 def transition(
@@ -164,9 +163,7 @@ def transition(
     start, `finished_at` at an end. A request is done with once the run ends or is queued again.
     """
     _check_status(to, *allowed_from)
-    unknown = columns.keys() - SETTABLE
-    if unknown:
-        raise ValueError(f"transition cannot set {sorted(unknown)}; it can set {sorted(SETTABLE)}")
+    _check_columns(columns)
     with db.write() as connection:
         # The lock makes "from" of the event the status that the UPDATE replaced.
         seen = connection.execute(select(run.c.status).where(run.c.id == id).with_for_update()).scalar_one_or_none()
@@ -179,24 +176,25 @@ def transition(
         )
         if changed.rowcount != 1:
             return False
-        _record(connection, id, who, seen, to, reason)
+        record(connection, id, who, seen, to, reason)
         return True
 
 
 def request(db: Database, id: int, what: str, who: str = "") -> bool:
-    """Asks the run to 'stop' or its processes to be killed; False if it has ended already.
+    """Asks the run to 'pause' or 'stop', or its processes to be killed ('kill', 'hung'); False if it has none.
 
-    A 'kill' is not taken back by a later 'stop'. Raises RunNotFound.
+    The last word counts, but a kill is not taken back. Raises RunNotFound.
     """
     if what not in REQUESTS:
         raise ValueError(f"unknown request {what!r}; available: {', '.join(REQUESTS)}")
     with db.write() as connection:
-        seen = _get(connection, id)
-        if seen.status in ENDED:
+        seen = get_run_in(connection, id)
+        if seen.status in (*ENDED, "paused"):
             return False
-        if seen.requested not in (what, "kill"):
+        if seen.requested not in (what, "kill", "hung"):
             connection.execute(update(run).where(run.c.id == id).values(requested=what))
-            _record(connection, id, who, seen.status, seen.status, f"asked to {what}")
+            asked = "killed, because it makes no progress" if what == "hung" else f"asked to {what}"
+            record(connection, id, who, seen.status, seen.status, asked)
         return True
 
 
@@ -211,10 +209,12 @@ def delete_run(db: Database, id: int) -> None:
 
     Raises StorageError for a run that a process holds: its rows would come back or its process be lost.
     """
+    if get_run(db, id).status not in LIVE:
+        delete_rollouts(db, id)  # first and in pieces: so many rows in one transaction would keep others waiting
     with db.write() as connection:
         gone = connection.execute(delete(run).where(run.c.id == id, run.c.status.not_in(LIVE)))
         if gone.rowcount == 0:
-            status = _get(connection, id).status
+            status = get_run_in(connection, id).status
             raise StorageError(f"Run {id} is {status}, so it cannot be deleted; stop it first.")
 
 
@@ -226,19 +226,28 @@ def run_events(db: Database, id: int) -> list[RunEvent]:
         return [RunEvent(*row) for row in rows]
 
 
+def queue_order(table: Any = run) -> tuple[Any, ...]:
+    """By what the queue is sorted: priority, then as people have moved runs, then age."""
+    return table.c.priority.desc(), table.c.position, table.c.id
+
+
+def last_place() -> Any:
+    """The position behind every queued run, as a subquery."""
+    other = run.alias()
+    behind = func.coalesce(func.max(other.c.position), 0) + 1
+    return select(behind).where(other.c.status == "queued").scalar_subquery()
+
+
 def _runs() -> Select:
     """Runs in the order of `Run`'s fields, with their place in the queue."""
-    place = func.row_number().over(order_by=(run.c.queued_at, run.c.id)).label("place")
+    place = func.row_number().over(order_by=queue_order()).label("place")
     queue = select(run.c.id, place).where(run.c.status == "queued").subquery()
     columns = [run.c[field.name] for field in fields(Run) if field.name != "queue_position"]
     return select(*columns, queue.c.place).outerjoin(queue, queue.c.id == run.c.id)
 
 
-def _any_queued() -> Select:
-    return select(run.c.id).where(run.c.status == "queued").limit(1)
-
-
-def _get(connection: Connection, id: int) -> Run:
+def get_run_in(connection: Connection, id: int) -> Run:
+    """Like `get_run`, within a transaction."""
     row = connection.execute(_runs().where(run.c.id == id)).one_or_none()
     if row is None:
         raise RunNotFound(id)
@@ -264,17 +273,28 @@ def _new_folder(runs_folder: Path, id: int) -> Path:
 
 def _consequences(to: str) -> dict[str, Any]:
     now = time.time()
+    ended = {"requested": None, "phase": "", "phase_rate": None, "stalled_at": None}
     if to == "queued":
-        process = {"pid": None, "process_started": None, "boot_id": None}
-        return {"queued_at": now, "finished_at": None, "requested": None, "phase": "", "phase_rate": None, **process}
+        process = {"pid": None, "process_started": None, "boot_id": None, "progress_at": None, "stall_after": None}
+        queue = {"queued_at": now, "position": last_place(), "start_at": None}
+        return {"finished_at": None, "failure_kind": "", **ended, **process, **queue}
     if to == "launching":
         return {"heartbeat_at": now}
     if to == "running":
         return {"started_at": func.coalesce(run.c.started_at, now), "heartbeat_at": now}
-    return {"finished_at": now, "requested": None, "phase": "", "phase_rate": None}
+    return {"finished_at": now, **ended}
 
 
-def _record(connection: Connection, id: int, who: str, from_status: str, to_status: str, why: str) -> None:
+def _check_columns(columns: dict[str, Any]) -> None:
+    unknown = columns.keys() - SETTABLE
+    if unknown:
+        raise ValueError(f"a run's columns {sorted(unknown)} cannot be set here; those that can are {sorted(SETTABLE)}")
+    if columns.get("failure_kind", "") not in ("", *FAILURE_KINDS):
+        raise ValueError(f"unknown kind of failure {columns['failure_kind']!r}; available: {', '.join(FAILURE_KINDS)}")
+
+
+def record(connection: Connection, id: int, who: str, from_status: str, to_status: str, why: str) -> None:
+    """The event row of a change, in the transaction that makes it."""
     connection.execute(
         run_event.insert().values(
             run_id=id, time=time.time(), who=who, from_status=from_status, to_status=to_status, why=why,

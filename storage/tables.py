@@ -6,7 +6,11 @@
     point        one value of one metric at one step of one run
     latest       the point with the highest step of each metric of a run; saves list pages from reading curves
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
+    rollout_group, rollout   kept groups of training steps: the problem and its rewards; each completion
     checkpoint   folders that hold weights
+    setting      what a person has set for the whole app: CPU slots, a paused queue
+    sweep        runs that were launched as a group: which knobs, which values
+    lease        which run has which device; the primary key is what keeps two runs off one
     alert        when a run's metrics began to say that something goes wrong, and what to do, in words
     run_tag      tags that people put on a run
     run_note     what people write about a run, and whether they have put it away
@@ -19,6 +23,7 @@ A change here needs a new file in `migrations/versions/`; a test compares the tw
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 from sqlalchemy import (
@@ -29,6 +34,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -72,6 +78,22 @@ class FiniteFloat(TypeDecorator[float]):
         return number if math.isfinite(number) else None
 
 
+class PackedText(TypeDecorator[str]):
+    """Text that is only ever read whole, compressed: a trace shrinks to a fifth."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> bytes | None:
+        return None if value is None else zlib.compress(clean_text(value).encode(), 6)
+
+    def process_result_value(self, value: bytes | None, dialect: Any) -> str | None:
+        return None if value is None else zlib.decompress(value).decode()
+
+
+# Wide enough for a `storage.rollouts.rollout_id` everywhere; on SQLite the row's own number, so it costs nothing.
+PackedId = BigInteger().with_variant(Integer, "sqlite")
+
 # Names for every constraint: a later migration on SQLite has to be able to name what it drops.
 metadata = MetaData(
     naming_convention={
@@ -114,6 +136,23 @@ run = Table(
     Column("reason", CleanText, nullable=False),
     Column("parent_id", Integer, ForeignKey("run.id", ondelete="SET NULL")),
     Column("point_sequence", BigInteger, nullable=False),  # the highest `point.sequence` given out
+    Column("parent_step", Integer),  # of the checkpoint of `parent_id` that a fork began with
+    Column("sweep_id", Integer, ForeignKey("sweep.id", ondelete="SET NULL")),
+    # the queue: highest priority first, then by hand
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("position", Double, nullable=False, server_default="0"),
+    Column("start_at", Double),  # not before
+    Column("after_id", Integer, ForeignKey("run.id", ondelete="SET NULL")),  # not before that run has ended
+    Column("device_kind", CleanText, nullable=False, server_default="auto"),
+    Column("devices", Integer, nullable=False, server_default="1"),
+    Column("epoch", Integer, nullable=False, server_default="0"),  # counts claims
+    # what became of it
+    Column("retries", Integer, nullable=False, server_default="0"),  # by themselves, since a person queued it
+    Column("retry_step", Integer),  # of the newest checkpoint at the last of them
+    Column("failure_kind", CleanText, nullable=False, server_default=""),
+    Column("progress_at", Double),
+    Column("stall_after", Double),  # seconds without progress that are too many
+    Column("stalled_at", Double),
     Index(None, "status", "queued_at"),
     # Without it SQLite gives a deleted run's id, so its addresses and caches, to the next one.
     sqlite_autoincrement=True,
@@ -130,6 +169,32 @@ run_event = Table(
     Column("to_status", CleanText, nullable=False),
     Column("why", CleanText, nullable=False),
     Column("step", Integer),  # the run's last finished step then; NULL in rows of the first versions
+)
+
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", CleanText, primary_key=True),
+    Column("value", CleanText, nullable=False),
+)
+
+sweep = Table(
+    "sweep",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", CleanText, nullable=False),
+    Column("plan_json", CleanText, nullable=False),
+    Column("created_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("device", CleanText, primary_key=True),
+    _of_run(index=True),
+    Column("epoch", Integer, nullable=False),  # the run's, when it took the device
+    Column("taken_at", Double, nullable=False),
 )
 
 metric = Table(
@@ -176,6 +241,43 @@ completion = Table(
     Column("reward", FiniteFloat),
     Column("reason", CleanText, nullable=False),
     Column("trace", CleanText, nullable=False),
+)
+
+rollout_group = Table(
+    "rollout_group",
+    metadata,
+    Column("id", PackedId, primary_key=True, autoincrement=False),
+    _of_run(),
+    Column("step", Integer, nullable=False),
+    Column("problem_index", Integer, nullable=False),
+    Column("prompt", CleanText, nullable=False),
+    Column("prompt_key", BigInteger, nullable=False),  # a hash of the prompt, to find it again at other steps
+    Column("expected", CleanText, nullable=False),
+    Column("completions", Integer, nullable=False),
+    Column("worst", FiniteFloat),
+    Column("mean", FiniteFloat),
+    Column("best", FiniteFloat),
+    Column("disagreeing", Integer, nullable=False),  # completions of which one part of the reward is paid, another not
+    Index(None, "run_id", "prompt_key", "step"),
+)
+
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", PackedId, primary_key=True, autoincrement=False),
+    _of_run(),
+    Column("step", Integer, nullable=False),
+    Column("problem_index", Integer, nullable=False),
+    Column("completion_index", Integer, nullable=False),
+    Column("completion", CleanText, nullable=False),
+    Column("reward", FiniteFloat),
+    Column("advantage", FiniteFloat),
+    Column("tokens", Integer, nullable=False),
+    Column("reason", CleanText, nullable=False),
+    Column("parts", CleanText, nullable=False),  # JSON: {name: number or null}
+    Column("disagrees", Integer, nullable=False),  # 1 or 0
+    Column("trace", PackedText, nullable=False),
+    Index(None, "run_id", "step", "reward"),
 )
 
 checkpoint = Table(

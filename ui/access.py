@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 import secrets
+import time
+from collections import OrderedDict
 from hashlib import sha256
 from html import escape
 from urllib.parse import parse_qs, urlsplit
@@ -23,7 +26,34 @@ from ui.theme import DARK, LIGHT
 COOKIE = "bgpo_login"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+# parts of Gradio that this app has no use for: its code editor, its proxy to other machines, its statistics
+_CLOSED = re.compile(r"/gradio_api/(vibe|undo-vibe|dev/|proxy=|process_recording|custom_component|runs)|/monitoring")
 _MAX_FORM = 4096
+FREE_TRIES = 5  # wrong passwords of one address before it has to wait
+_LONGEST_WAIT = 60.0  # seconds
+_ADDRESSES = 4096
+
+
+class Tries:
+    """Wrong passwords by address: after some, each doubles the wait before the next is looked at."""
+
+    def __init__(self) -> None:
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Seconds until another try of this address is looked at; 0 when it may try now."""
+        count, last = self._wrong.get(address, (0, 0.0))
+        pause = min(_LONGEST_WAIT, 2.0 ** (count - FREE_TRIES)) if count >= FREE_TRIES else 0.0
+        return max(0.0, last + pause - time.monotonic())
+
+    def failed(self, address: str) -> None:
+        count, _ = self._wrong.pop(address, (0, 0.0))
+        self._wrong[address] = (count + 1, time.monotonic())
+        while len(self._wrong) > _ADDRESSES:
+            self._wrong.popitem(last=False)
+
+    def succeeded(self, address: str) -> None:
+        self._wrong.pop(address, None)
 
 
 class Access:
@@ -41,6 +71,7 @@ class Access:
         self.password = password
         # a new key at each start: a restart logs everybody out, and nothing secret is kept on disk
         self._ticket = hmac.new(secrets.token_bytes(32), b"bgpo login", sha256).hexdigest()
+        self._tries = Tries()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -61,6 +92,8 @@ class Access:
         unsafe = scope["type"] == "websocket" or scope["method"] not in _SAFE
         if unsafe and origin is not None and urlsplit(origin).netloc != host:
             return _denied("This request comes from another site and was refused.", 403)
+        if _CLOSED.match(scope["path"]):
+            return _denied("There is no such page.", 404)
         return None
 
     def _logged_in(self, scope: Scope) -> bool:
@@ -69,10 +102,18 @@ class Access:
             return f"{COOKIE}={self._ticket}" in Headers(scope=scope).get("cookie", "")
         if hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self._ticket.encode()):
             return True
-        return self._right(_basic_password(request.headers.get("authorization", "")))
+        given = _basic_password(request.headers.get("authorization", ""))
+        return given is not None and self._right(given, _address(scope))
 
-    def _right(self, given: str | None) -> bool:
-        return given is not None and hmac.compare_digest(given.encode(), (self.password or "").encode())
+    def _right(self, given: str, address: str) -> bool:
+        """Whether it is the password; False without a look while the address has to wait."""
+        if self._tries.wait(address):
+            return False
+        if hmac.compare_digest(given.encode(), (self.password or "").encode()):
+            self._tries.succeeded(address)
+            return True
+        self._tries.failed(address)
+        return False
 
     async def _ask(self, request: Request) -> Response:
         if request.url.path == "/login" and request.method == "POST":
@@ -82,7 +123,11 @@ class Access:
                 if len(body) > _MAX_FORM:
                     return _denied("That form is too long.", 413)
             given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
-            if self._right(given):
+            address = _address(request.scope)
+            if wait := self._tries.wait(address):
+                sentence = f"Too many wrong passwords; try again in {wait:.0f} seconds."
+                return HTMLResponse(_login_page(sentence), status_code=429, headers={"Retry-After": f"{wait:.0f}"})
+            if self._right(given, address):
                 answer = RedirectResponse("/", status_code=303)
                 answer.set_cookie(COOKIE, self._ticket, httponly=True, samesite="strict", path="/")
                 return answer
@@ -96,6 +141,11 @@ def _denied(sentence: str, status: int) -> Response:
     if status == 400:
         return PlainTextResponse(sentence, status_code=status)
     return JSONResponse({"error": sentence}, status_code=status)
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _name(host: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig
@@ -24,11 +25,11 @@ from bgpo.tasks.registry import TASKS
 from storage.alerts import alerts_of
 from storage.checkpoints import checkpoints_of
 from storage.completions import completions_of
-from storage.database import StorageError
+from storage.database import OutOfRange, StorageError
 from storage.labels import LabelError
 from storage.metrics import Bucket, Point, latest, newest_cursor, points_after, series
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import label_routes, run_words
+from ui import label_routes, rollout_routes, run_words
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -240,6 +241,7 @@ def build_router(services: Services) -> APIRouter:
     router = APIRouter(prefix="/api")
     summaries = RunSummaries(services)
     label_routes.add(router, services)
+    rollout_routes.add(router, services)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:
@@ -334,6 +336,12 @@ def plan_words(config: TrainConfig) -> list[str]:
     ]
 
 
+def _unreadable(request: Request, error: RequestValidationError) -> Response:
+    """What FastAPI could not read, by name: it would answer with a structure that a person cannot."""
+    names = ", ".join(sorted({str(item["loc"][-1]) for item in error.errors()}))
+    return json_answer(request, {"error": f"The request's {names} cannot be read; give what the page gives."}, 422)
+
+
 def add_refusals(app: FastAPI) -> None:
     """Every refusal of the routes is a sentence in JSON, never a traceback."""
     def say(status: int):
@@ -344,7 +352,8 @@ def add_refusals(app: FastAPI) -> None:
 
     refusals = {
         RefusedRequest: 400, RunNotFound: 404, control.ControlError: 409, ConfigError: 422, LabelError: 422,
-        StorageError: 503,
+        OutOfRange: 422, StorageError: 503,
     }
     for kind, status in refusals.items():
         app.add_exception_handler(kind, say(status))
+    app.add_exception_handler(RequestValidationError, _unreadable)

@@ -25,6 +25,7 @@ FIELD = "knob-"  # element id of a knob's control is FIELD + its name
 _TITLES = {"task": TASKS, "model": MODELS, "objective": OBJECTIVES}
 _GROUP_HELP = {
     "Task": "What is learned, by which model.",
+    "Model": "Which weights it starts from, which are trained, and in how much memory.",
     "Objective": "What each update maximises, and how finely it is estimated.",
     "Rollouts": "How much is generated at each step, and how.",
     "Optimiser": "How long and how fast it learns.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.plan import Cell
+from bgpo.config import ConfigError, TrainConfig
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -28,7 +29,16 @@ def load(work: Path, cell: Cell) -> dict[str, Any] | None:
         stored = json.loads(cell_file(work, cell).read_text())
     except (OSError, ValueError):
         return None
-    return stored if stored["settings"] == json.loads(json.dumps(cell.settings)) else None
+    return stored if _of_today(stored["settings"]) == json.loads(json.dumps(cell.settings)) else None
+
+
+def _of_today(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the knobs that came later at their defaults: a new knob's default leaves runs as they were."""
+    configs = {name: settings[name] for name in ("config", "rollouts") if name in settings}
+    try:
+        return settings | {name: TrainConfig.parse(values).model_dump() for name, values in configs.items()}
+    except ConfigError:  # made with a knob that is gone
+        return settings
 
 
 def measure(cell: Cell, work: Path) -> float:

@@ -81,9 +81,9 @@ class Scale:
 
 
 FULL = Scale(
-    "full", ("adder",), {"eval_problems": 128}, mc_seeds=5, draws=(1, 2, 4, 16), least_steps=16,
-    budgets={"adder": 1_200_000}, eval_every={1: 4, 2: 4, 4: 2, 16: 2},
-    objective_seeds=4, objective_budget=700_000, evaluations=6, state_steps=10, measured_prompts=8,
+    "full", ("adder", "stack_programs"), {"eval_problems": 128}, mc_seeds=5, draws=(1, 2, 4, 16), least_steps=16,
+    budgets={"adder": 1_200_000, "stack_programs": 1_800_000}, eval_every={1: 4, 2: 4, 4: 2, 16: 2},
+    objective_seeds=5, objective_budget=700_000, evaluations=6, state_steps=10, measured_prompts=8,
     measured_group=8, gradient_draws=(1, 4, 16), replicates=24, reference_replicates=24, gap_seeds=3,
     gap_draws=16, gap_scales=tuple(2.0**k for k in range(-6, 7)), gap_updates=(1, 2, 4, 8, 16, 32),
     memory_draws=(1, 2, 4, 8, 16, 32),
@@ -120,17 +120,26 @@ def step_tokens(config: TrainConfig) -> int:
 
 def plan(scale: Scale) -> list[Cell]:
     """All cells, in the order in which they are made."""
+    main, *others = scale.tasks
     seeds = range(max(scale.mc_seeds, scale.objective_seeds, scale.gap_seeds))
-    warm_starts = [[_warm_start(scale, task, seed) for task in scale.tasks] for seed in seeds]
-    draws = [[_mc_samples(scale, task, seed, K) for task in scale.tasks for K in scale.draws] for seed in seeds]
-    first = [*warm_starts[0], *_gap(scale, 0), *draws[0], *_gradients(scale), *_objectives(scale, 0), *_memory(scale)]
-    rest: list[Cell] = []
+    cells = [
+        *_mask_draws(scale, main, 0), *_gap(scale, 0), *_gradients(scale), *_objectives(scale, 0), *_memory(scale),
+    ]
     for seed in seeds[1:]:
-        rest += warm_starts[seed] + (draws[seed] if seed < scale.mc_seeds else [])
+        cells += _mask_draws(scale, main, seed)
     for seed in seeds[1:]:
-        rest += _objectives(scale, seed) if seed < scale.objective_seeds else []
-        rest += _gap(scale, seed) if seed < scale.gap_seeds else []
-    return first + rest
+        cells += _objectives(scale, seed) if seed < scale.objective_seeds else []
+        cells += _gap(scale, seed) if seed < scale.gap_seeds else []
+    for task in others:
+        for seed in range(scale.mc_seeds):
+            cells += _mask_draws(scale, task, seed)
+    return cells
+
+
+def _mask_draws(scale: Scale, task: str, seed: int) -> list[Cell]:
+    """A seed's warm start and, where part 1 has that many seeds, its runs."""
+    draws = scale.draws if seed < scale.mc_seeds else ()
+    return [_warm_start(scale, task, seed), *(_mc_samples(scale, task, seed, K) for K in draws)]
 
 
 def _warm_start(scale: Scale, task: str, seed: int) -> Cell:

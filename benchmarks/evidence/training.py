@@ -46,6 +46,9 @@ class Recorder:
     def completions(self, step: int, shown: list) -> None:
         """Not kept."""
 
+    def rollouts(self, step: int, kept: list) -> None:
+        """Not kept."""
+
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         """Not kept."""
 

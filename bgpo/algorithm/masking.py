@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PROMPT_MASK_RATIO = 0.15  # share of prompt tokens that d1, wd1 and SPG hide
+CLEAN_MASK_RATIO = 0.15  # share of clean tokens that d1, wd1 and SPG hide as well
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,16 @@ def shared_in_groups(draws: MaskDraws, group_size: int) -> MaskDraws:
 def with_prompt_masked(draws: MaskDraws, prompt_length: int, generator: torch.Generator) -> MaskDraws:
     """Hides each prompt token with probability 0.15, as d1, wd1 and SPG do."""
     B, K, _ = draws.masked.shape
-    return replace(draws, prompt_masked=_uniform(B, K, prompt_length, generator=generator) < PROMPT_MASK_RATIO)
+    return replace(draws, prompt_masked=_uniform(B, K, prompt_length, generator=generator) < CLEAN_MASK_RATIO)
+
+
+def with_earlier_blocks_masked(draws: MaskDraws, block_length: int, generator: torch.Generator) -> MaskDraws:
+    """Hides each token of the blocks before a `block` draw's own with probability 0.15, unscored (SPG)."""
+    L = draws.masked.shape[-1]
+    block_of = torch.arange(L, device=draws.masked.device) // block_length
+    own = block_of[draws.scored.int().argmax(-1)]  # (B, K)
+    hidden = _uniform(*draws.masked.shape, generator=generator) < CLEAN_MASK_RATIO
+    return replace(draws, masked=draws.masked | hidden & (block_of < own[..., None]))
 
 
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:

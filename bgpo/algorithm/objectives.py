@@ -285,7 +285,7 @@ class Objective:
         anchored: takes the log ratios of the previous update.
         old_for_negative_only: where A >= 0 the gradient does not depend on the old policy.
         draws: the mask draws it is published with; `fixed_draws`: no others make sense.
-        prompt_masked: hides 15 % of the prompt, too.
+        prompt_masked: hides 15 % of the prompt, too, and of the blocks before a draw's own.
         redraw: published with fresh masks at each update of the same rollout.
         normalize_by_length: published with the ELBO divided by the length before it enters.
         weigh: (P, G) advantages -> weights that take their place, or None.

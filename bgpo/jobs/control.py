@@ -30,7 +30,7 @@ def submit(db: Database, config: TrainConfig, runs_folder: Path, name: str | Non
     try:
         return create_run(
             db, name=name, config_json=config.to_json(), train_steps=config.train_steps, runs_folder=runs_folder,
-            who=_WHO,
+            who=_WHO, device_kind={"cuda": "gpu"}.get(config.device, config.device),
         )
     except StorageError as error:
         raise ControlError(str(error)) from error

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from storage.checkpoints import add_checkpoint
 from storage.completions import Completion
 from storage.database import Database, StorageError
 from storage.metrics import Point, Progress, flush, values_by_step
+from storage.rollouts import Rollout
 from storage.runs import Run, RunNotFound
 
 FLUSH_EVERY = 0.3  # seconds between two transactions; the first points after a pause go at once
@@ -47,8 +48,8 @@ class SavedCheckpoint:
     reward: float | None
 
 
-Item = Point | Completion | SavedCheckpoint | Alert
-_ITEMS = {kind.__name__: kind for kind in (Point, Completion, SavedCheckpoint, Alert)}
+Item = Point | Completion | SavedCheckpoint | Alert | Rollout
+_ITEMS = {kind.__name__: kind for kind in (Point, Completion, SavedCheckpoint, Alert, Rollout)}
 
 
 def store(db: Database, run_id: int, items: Sequence[Item], progress: Progress | None = None) -> str | None:
@@ -56,10 +57,10 @@ def store(db: Database, run_id: int, items: Sequence[Item], progress: Progress |
     for item in items:
         if isinstance(item, SavedCheckpoint):
             add_checkpoint(db, run_id, item.step, item.kind, item.folder, item.reward)
-    points, completions, alerts = (
-        [item for item in items if isinstance(item, kind)] for kind in (Point, Completion, Alert)
+    points, completions, alerts, rollouts = (
+        [item for item in items if isinstance(item, kind)] for kind in (Point, Completion, Alert, Rollout)
     )
-    return flush(db, run_id, points, completions, progress, alerts)
+    return flush(db, run_id, points, completions, progress, alerts, rollouts)
 
 
 class Spool:
@@ -172,6 +173,10 @@ class Reporter:
     def completions(self, step: int, rows: Sequence[Any]) -> None:
         """`rows` are the trainer's HeldOutCompletions, which this module does not import: they come with torch."""
         self._put([_completion(step, row) for row in rows])
+
+    def rollouts(self, step: int, kept: Sequence[Any]) -> None:
+        """`kept` are the trainer's KeptRollouts, which this module does not import either."""
+        self._put([_rollout(step, item) for item in kept])
 
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         self._put([SavedCheckpoint(int(step), kind, str(folder), _finite(reward))])
@@ -291,6 +296,13 @@ def _completion(step: int, row: Any) -> Completion:
         step=int(step), kind="held_out", index=row.index, prompt=row.prompt, completion=row.completion,
         expected=row.expected, reward=_finite(row.reward), reason=row.reason, trace=row.trace,
     )
+
+
+def _rollout(step: int, kept: Any) -> Rollout:
+    values = {field.name: getattr(kept, field.name) for field in fields(Rollout) if field.name != "step"}
+    parts = {str(name): _finite(value) for name, value in kept.parts.items()}
+    numbers = {name: _finite(values[name]) for name in ("reward", "advantage")}
+    return Rollout(int(step), **values | numbers | {"parts": parts})
 
 
 def _finite(value: float | None) -> float | None:

@@ -29,6 +29,7 @@ except ImportError:  # Windows
 
 LOCK, LOG, EXIT, RESULT = "run.lock", "log.txt", "exit.json", "result.json"
 RUNNER_PID = "BGPO_RUNNER_PID"  # in the worker's environment: who holds the lock for it
+RUN_FOLDER = "BGPO_RUN_FOLDER"  # in the environment of every process of a run, whoever its parent is by now
 ALREADY_LOCKED = 71  # exit code of a runner that finds another at work
 
 _LOCK_PATIENCE = 2.0  # seconds; somebody who asks whether the lock is free holds it for microseconds

@@ -13,10 +13,14 @@ import time
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from bgpo.jobs.devices import Inventory, nvidia_gpus, offer
 from bgpo.jobs.launcher import LaunchError, launch
+from bgpo.jobs.leasing import devices_of, release_unused
 from bgpo.jobs.settling import kill_tree, live_runs, settle
 from storage.database import Database
-from storage.runs import Run, claim_next, transition
+from storage.queue import claim_next, queued_runs
+from storage.runs import Run, transition
+from storage.settings import cpu_slots, queue_paused
 
 DISPATCH_EVERY = 1  # seconds
 REAP_EVERY = 2  # seconds
@@ -25,12 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Two APScheduler jobs, `dispatch` and `reap`, on one database. At most `cpu_slots` runs train at once."""
+    """APScheduler jobs on one database. As many runs compute at once as there are devices for."""
 
-    def __init__(self, db: Database, cpu_slots: int = 1):
-        if cpu_slots < 1:
-            raise ValueError(f"cpu_slots = {cpu_slots} would never start a run; give 1 or more")
-        self._db, self._cpu_slots = db, cpu_slots
+    def __init__(self, db: Database, gpus: Inventory = nvidia_gpus):
+        self._db, self._gpus = db, gpus
         self._runners: list[subprocess.Popen[bytes]] = []  # only to bury those of ours that end; never asked for state
         self._clock: BackgroundScheduler | None = None
 
@@ -54,26 +56,24 @@ class Scheduler:
             self._clock = None
 
     def dispatch(self) -> None:
-        """One tick: carries out kills, then starts queued runs while there are free slots."""
-        live = live_runs(self._db)
-        for run in live:
-            if run.requested == "kill":
+        """One tick: carries out kills, takes devices back, then starts queued runs while there are devices for them."""
+        for run in live_runs(self._db):
+            if run.requested in ("kill", "hung"):
                 kill_tree(run)
-        for _ in range(self._cpu_slots - len(live)):
-            run = claim_next(self._db)
-            if run is None or self._give_back(run):
-                return
-            try:
-                self._runners.append(launch(self._db, run))
-            except LaunchError as error:
-                transition(self._db, run.id, ("launching",), "failed", reason=str(error), who="scheduler")
+        release_unused(self._db)
+        if queue_paused(self._db) or not queued_runs(self._db):
+            return
+        offered = offer(cpu_slots(self._db), self._gpus())
+        while run := claim_next(self._db, offered):
+            self._launch(run)
 
-    def _give_back(self, claimed: Run) -> bool:
-        """Queues a run again when another app took the last slot between our look and our claim."""
-        live = sorted(live_runs(self._db), key=lambda run: (run.status != "running", run.heartbeat_at, run.id))
-        if claimed.id in [run.id for run in live[: self._cpu_slots]]:
-            return False
-        return transition(self._db, claimed.id, ("launching",), "queued", reason="", who="scheduler")
+    def _launch(self, run: Run) -> None:
+        try:
+            self._runners.append(launch(self._db, run, devices_of(self._db, run.id)))
+        except LaunchError as error:
+            transition(
+                self._db, run.id, ("launching",), "failed", reason=str(error), who="scheduler", failure_kind="exception"
+            )
 
     def reap(self) -> None:
         """One tick: every run whose process is gone gets its end and the sentence why."""

@@ -67,6 +67,31 @@ def is_gone(run: Run, now: float) -> bool:
     return worker is None or not worker.alive()
 
 
+def tree_alive(run: Run) -> bool:
+    """Whether anything of the run still lives: its lock's holder, its worker, or what these have left behind."""
+    worker = worker_identity(run)
+    held = runner.lock_state(Path(run.folder)) == "held"
+    return held or (worker is not None and worker.alive()) or bool(marked_processes(run))
+
+
+def marked_processes(run: Run) -> list[psutil.Process]:
+    """The living processes that carry the run's mark in their environment, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            marked = process.environ().get(runner.RUN_FOLDER) == run.folder
+            if marked and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def kill_marked(run: Run) -> None:
+    """SIGKILL for what is left of a run whose runner and worker are gone."""
+    for process in marked_processes(run):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
 def kill_tree(run: Run) -> None:
     """SIGKILL for the worker and everything below it. The runner stays: it buries them and keeps the exit code.
 

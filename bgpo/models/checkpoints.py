@@ -1,11 +1,13 @@
 """Checkpoints: a folder in the layout that `from_pretrained` reads, with the training state beside it.
 
     model.safetensors, config.json, tokenizer.json, ...   what other tools read
-    optimizer.safetensors                                  AdamW's moments by parameter name
+    adapter_model.safetensors, adapter_config.json         in place of the model, where only an adapter is trained
+    optimizer.safetensors                                  AdamW's moments by parameter name, and float32 masters
     training_state.json                                    phase, step, and what else a resume needs
     manifest.json                                          SHA-256 of each file above, written last
 
-Written into a temporary folder, synced to disk and renamed: a folder under its final name is whole.
+The frozen weights under a run's adapters are in a folder `base` beside its checkpoints, or where the adapter's config
+says. Written into a temporary folder, synced to disk and renamed: a folder under its final name is whole.
 Nothing here reads or writes a pickle.
 """
 
@@ -16,15 +18,19 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from bgpo.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter
 from bgpo.models.denoiser import Denoiser
 
 transformers_logging.disable_progress_bar()
@@ -32,6 +38,8 @@ transformers_logging.disable_progress_bar()
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 MANIFEST_FILE = "manifest.json"
+BASE_FOLDER = "base"  # in the run's folder
+_MASTER = "master"
 
 
 class CheckpointError(ValueError):
@@ -61,9 +69,16 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path, model: Denoiser, state: TrainingState, optimizer: torch.optim.Optimizer | None
+    folder: Path,
+    model: Denoiser,
+    state: TrainingState,
+    optimizer: torch.optim.Optimizer | None,
+    masters: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
     """Writes a whole checkpoint under `folder`, replacing one that is there.
+
+    Args:
+        masters: what the optimiser moves in place of half-precision parameters, by their names.
 
     Raises:
         OSError: when the disk is full or not writable; nothing is left under `folder` then.
@@ -71,10 +86,13 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.model.save_pretrained(staging)
+        if has_adapter(model.model):
+            save_adapter(model.model, staging)
+        else:
+            model.model.save_pretrained(staging)
         model.tokenizer.save_pretrained(staging)
         if optimizer is not None:
-            save_file(_optimizer_tensors(model, optimizer), staging / OPTIMIZER_FILE)
+            save_file(_optimizer_tensors(model, optimizer, masters), staging / OPTIMIZER_FILE)
         (staging / STATE_FILE).write_text(json.dumps(vars(state)))
         hashes = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
         (staging / MANIFEST_FILE).write_text(json.dumps(hashes, indent=1))
@@ -103,8 +121,37 @@ def verify(folder: Path) -> None:
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
-    """The weights and tokenizer of a checkpoint, in eval mode; raises CheckpointError."""
+    """The weights and tokenizer of a checkpoint, in eval mode, its adapter in place; raises CheckpointError."""
     verify(folder)
+    if not is_adapter(folder):
+        return _whole_model(folder, device)
+    model = load_model(base_folder(folder), device)
+    put_adapter(model, folder)
+    return model
+
+
+def put_adapter(model: Denoiser, folder: Path) -> None:
+    """Puts the adapter of a checkpoint into the frozen model it belongs to; raises CheckpointError."""
+    try:
+        load_adapter(model.model, folder)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    model.model.eval()
+
+
+def base_folder(folder: Path) -> Path:
+    """Where the frozen weights under the adapter in `folder` are; raises CheckpointError when they are gone."""
+    named = base_of(folder)
+    for base in (folder.parent.parent / BASE_FOLDER, Path(named)):  # the run's own first: a data folder may be moved
+        if named and (base / MANIFEST_FILE).exists():
+            return base
+    raise CheckpointError(
+        f"{folder} is an adapter, and the model it belongs to is not at {named or 'any place it names'}; put that "
+        "back, or choose another checkpoint."
+    )
+
+
+def _whole_model(folder: Path, device: torch.device | str) -> Denoiser:
     model, info = LlamaForCausalLM.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
@@ -118,14 +165,21 @@ def load_state(folder: Path) -> TrainingState:
     return TrainingState(**json.loads((folder / STATE_FILE).read_text()))
 
 
-def load_optimizer(folder: Path, model: Denoiser, optimizer: torch.optim.Optimizer) -> None:
-    """Puts AdamW's moments and step counts back, exactly."""
+def load_optimizer(
+    folder: Path,
+    model: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    masters: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Puts masters, moments and step counts back, exactly."""
     tensors = load_file(folder / OPTIMIZER_FILE, device=str(model.device))
     for name, parameter in model.model.named_parameters():
         prefix = f"{name}|"
         entries = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if _MASTER in entries:
+            masters[name].copy_(entries.pop(_MASTER))
         if entries:
-            optimizer.state[parameter] = entries
+            optimizer.state[masters.get(name, parameter)] = {key: _from_tensor(v) for key, v in entries.items()}
 
 
 def newest(checkpoints: Path) -> Path | None:
@@ -148,12 +202,24 @@ def _progress(folder: Path) -> tuple[bool, int]:
     return (state.phase == "training", state.step)
 
 
-def _optimizer_tensors(model: Denoiser, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}|{key}": value.contiguous()
-        for name, parameter in model.model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+def _optimizer_tensors(
+    model: Denoiser, optimizer: torch.optim.Optimizer, masters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    found = {f"{name}|{_MASTER}": master for name, master in masters.items()}
+    for name, parameter in model.model.named_parameters():
+        for key, value in optimizer.state.get(masters.get(name, parameter), {}).items():
+            # all parameters share bitsandbytes' tables of 8-bit values; safetensors wants each to have its own
+            found[f"{name}|{key}"] = value.clone() if key.startswith("qmap") else _to_tensor(value)
+    return found
+
+
+def _to_tensor(value: Tensor | int) -> Tensor:
+    """bitsandbytes counts its steps in plain numbers."""
+    return torch.tensor([value]) if isinstance(value, int) else value.contiguous()
+
+
+def _from_tensor(value: Tensor) -> Tensor | int:
+    return int(value) if value.dtype == torch.int64 else value
 
 
 def _sha256(path: Path) -> str:

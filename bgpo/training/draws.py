@@ -20,6 +20,7 @@ from bgpo.algorithm.masking import (
     shared_in_groups,
     trace_slices,
     trace_steps,
+    with_earlier_blocks_masked,
     with_prompt_masked,
 )
 from bgpo.algorithm.objectives import Objective
@@ -49,6 +50,8 @@ def draws_of(config: TrainConfig, objective: Objective, rollouts: Rollouts, step
         draws = {"full": full, "coupled": coupled, **MASK_SCHEMES}[scheme](shape, generator)
     if objective.prompt_masked:
         draws = with_prompt_masked(draws, rollouts.prompt_ids.shape[1], generator)
+        if scheme == "block":
+            draws = with_earlier_blocks_masked(draws, c.block_length, generator)
     if c.share_masks:
         draws = shared_in_groups(draws, G)
     return draws.scoring_only(rollouts.written) if scheme in ("full", "coupled") else draws

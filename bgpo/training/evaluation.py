@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from bgpo.config import TrainConfig
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.sampler import Denoised, SamplerSettings, complete
 from bgpo.tasks.base import Problem, Task, problems
-from bgpo.training.rollouts import Judge
+from bgpo.training.rollouts import Judge, trace_json
 from bgpo.training.seeds import python_random, torch_generator
 
 SHOWN = 6
@@ -56,20 +55,22 @@ def evaluate(
     """Greedy and T = 1 reward. Every evaluation of a run uses the same noise, so changes are the weights'.
 
     Args:
-        judge: reward of (problem, completion); the task's own when None.
+        judge: verdict on (problem, completion); the task's own when None.
     """
     greedy, texts = _decode(model, task, config, held_out, 0.0, check)
     _, sampled_texts = _decode(model, task, config, held_out, 1.0, check)
-    judge = judge or (lambda problem, text: task.reward(problem, text).total)
+    judge = judge or task.reward
+    verdicts, sampled_verdicts = (
+        [judge(problem, text) for problem, text in zip(held_out, written)] for written in (texts, sampled_texts)
+    )
     rewards, sampled = (
-        torch.tensor([judge(problem, text) for problem, text in zip(held_out, written)])
-        for written in (texts, sampled_texts)
+        torch.tensor([float(verdict.total) for verdict in judged]) for judged in (verdicts, sampled_verdicts)
     )
     metrics = _mean_and_error("reward/heldout_greedy", rewards) | _mean_and_error("reward/heldout_sampled", sampled)
     return Evaluation(metrics, [
         HeldOutCompletion(
-            index, problem.prompt, texts[index], problem.expected, rewards[index].item(),
-            task.reward(problem, texts[index]).reason, _trace(model, greedy, index),
+            index, problem.prompt, texts[index], problem.expected, rewards[index].item(), verdicts[index].reason,
+            trace_json(model, greedy.ids[index], greedy.commit_step[index], greedy.confidence[index]),
         )
         for index, problem in enumerate(held_out[:SHOWN])
     ])
@@ -89,10 +90,3 @@ def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised
 
 def _mean_and_error(name: str, rewards: torch.Tensor) -> dict[str, float]:
     return {name: rewards.mean().item(), f"{name}_se": (rewards.std() / len(rewards) ** 0.5).item()}
-
-
-def _trace(model: Denoiser, done: Denoised, row: int) -> str:
-    pieces = model.pieces(done.ids[row].tolist())
-    steps, confidence = done.commit_step[row].tolist(), done.confidence[row].tolist()
-    events = [[steps[i], i, pieces[i], round(confidence[i], 4)] for i in range(len(pieces))]
-    return json.dumps(sorted(events))

@@ -10,6 +10,9 @@
     def reward(prompt, expected, completion):
         return 1.0 if completion == expected else 0.0
 
+    # or a dict of named parts, which are shown beside each completion; the reward is "total", or else their sum
+        return {"correct": 1.0, "short": 0.2}
+
 The file is code and runs with the rights of the trainer. It is copied into the run's folder when the run begins, and
 the copy is what runs, so that a resumed run does what the first one did.
 """
@@ -20,14 +23,14 @@ import ast
 import importlib.util
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bgpo.algorithm.objectives import OBJECTIVES, Objective
 from bgpo.config import CUSTOM, TrainConfig
-from bgpo.tasks.base import Problem
+from bgpo.tasks.base import Problem, Reward
 
 if TYPE_CHECKING:  # a form checks the files without loading torch
     from torch import Tensor
@@ -106,23 +109,26 @@ def objective_of(config: TrainConfig, folder: Path) -> Objective:
     )
 
 
-def judge_of(config: TrainConfig, folder: Path) -> Callable[[Problem, str], float] | None:
+def judge_of(config: TrainConfig, folder: Path) -> Callable[[Problem, str], Reward] | None:
     """The reward in the run's copy of `reward_file`, or None for the task's own."""
     if not config.reward_file:
         return None
     module = _load("reward_file", _kept(folder, "reward_file"))
 
-    def judge(problem: Problem, completion: str) -> float:
+    def judge(problem: Problem, completion: str) -> Reward:
         try:
-            value = float(module.reward(problem.prompt, problem.expected, completion))
+            given = module.reward(problem.prompt, problem.expected, completion)
+            parts = {str(name): float(value) for name, value in given.items()} if isinstance(given, Mapping) else {}
+            total = parts.pop("total", sum(parts.values())) if isinstance(given, Mapping) else float(given)
         except Exception as error:
             raise PluginError(
                 f"reward(...) in reward_file failed on {completion[:40]!r}: {type(error).__name__}: {error}."
             ) from error
-        if not math.isfinite(value):
+        wrong = next((value for value in (total, *parts.values()) if not math.isfinite(value)), None)
+        if wrong is not None:
             shown = repr(completion[:40])
-            raise PluginError(f"reward(...) in reward_file gave {value} for {shown}; return a finite number.")
-        return value
+            raise PluginError(f"reward(...) in reward_file gave {wrong} for {shown}; return a finite number.")
+        return Reward(total, f"reward_file: {total:g}", parts)
 
     return judge
 

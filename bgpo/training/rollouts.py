@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,10 +13,10 @@ from bgpo.algorithm.advantages import ADVANTAGES
 from bgpo.config import TrainConfig
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.sampler import Denoised, SamplerSettings, complete
-from bgpo.tasks.base import Problem, Task, problems
+from bgpo.tasks.base import Problem, Reward, Task, problems
 from bgpo.training.seeds import python_random, torch_generator
 
-Judge = Callable[[Problem, str], float]
+Judge = Callable[[Problem, str], Reward]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Rollouts:
         written: (B, L) bool, up to and including the first end token.
         commit_step: (B, L) denoising step of each token, 1..N; logprob: (B, L) what each was drawn with.
         reward: (P, G); advantage: (B,).
+        confidence: (B, L) probability of each token at temperature 1.
+        problems: P; texts, verdicts: B, what was written and how it was judged.
         metrics: what the step's rollouts say, by metric name.
     """
 
@@ -38,7 +41,28 @@ class Rollouts:
     logprob: Tensor
     reward: Tensor
     advantage: Tensor
+    confidence: Tensor
+    problems: list[Problem]
+    texts: list[str]
+    verdicts: list[Reward]
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class KeptRollout:
+    """One completion in plain values, for people to look at; `trace` as `trace_json` writes it."""
+
+    problem_index: int
+    completion_index: int
+    prompt: str
+    completion: str
+    expected: str
+    reward: float
+    advantage: float
+    tokens: int
+    reason: str
+    parts: dict[str, float]
+    trace: str
 
 
 def rollout_settings(config: TrainConfig) -> SamplerSettings:
@@ -59,7 +83,7 @@ def collect(
     """Draws the problems of `step`, lets the model complete each G times and judges them.
 
     Args:
-        judge: reward of (problem, completion); the task's own when None.
+        judge: verdict on (problem, completion); the task's own when None.
     """
     P, G = config.prompts_per_step, config.group_size
     chosen = problems(task, "train", P, python_random(config.seed, "problems", step))
@@ -67,16 +91,40 @@ def collect(
     generator = torch_generator(config.seed, "rollout", step, model.device)
     done = complete(model, prompt_ids, rollout_settings(config), generator, check)
     texts = model.decode(done.ids)
-    judge = judge or (lambda problem, text: task.reward(problem, text).total)
+    judge = judge or task.reward
     verdicts = [judge(chosen[row // G], text) for row, text in enumerate(texts)]
-    reward = torch.tensor(verdicts, device=model.device, dtype=torch.float32).view(P, G)
+    reward = torch.tensor([verdict.total for verdict in verdicts], device=model.device, dtype=torch.float32).view(P, G)
     advantage = ADVANTAGES[config.advantage](reward)
     tokens = model.completion_tokens(done.ids)
     return Rollouts(
         prompt_ids, model.prompt_tokens(prompt_ids), done.ids,
         torch.arange(done.ids.shape[1], device=tokens.device) < tokens[:, None], done.commit_step, done.logprob, reward,
-        advantage.reshape(-1), _metrics(done, texts, tokens, reward, advantage),
+        advantage.reshape(-1), done.confidence, chosen, texts, verdicts,
+        _metrics(done, texts, tokens, reward, advantage),
     )
+
+
+def kept_rollouts(model: Denoiser, rollouts: Rollouts, groups: int) -> list[KeptRollout]:
+    """The completions of the step's first `groups` problems: which problems come first is chance."""
+    P, G = rollouts.reward.shape
+    rows = range(min(groups, P) * G)
+    tokens, advantage = (values.tolist() for values in (rollouts.written.sum(1), rollouts.advantage))
+    found = []
+    for row in rows:
+        problem, verdict = rollouts.problems[row // G], rollouts.verdicts[row]
+        found.append(KeptRollout(
+            row // G, row % G, problem.prompt, rollouts.texts[row], problem.expected, verdict.total, advantage[row],
+            tokens[row], verdict.reason, verdict.parts,
+            trace_json(model, rollouts.completion_ids[row], rollouts.commit_step[row], rollouts.confidence[row]),
+        ))
+    return found
+
+
+def trace_json(model: Denoiser, ids: Tensor, commit_step: Tensor, confidence: Tensor) -> str:
+    """How one completion (L,) was filled: `[[step, position, token, confidence], ...]` in the order of filling."""
+    pieces, steps, sure = model.pieces(ids.tolist()), commit_step.tolist(), confidence.tolist()
+    events = [[steps[i], i, pieces[i], round(sure[i], 4)] for i in range(len(pieces))]
+    return json.dumps(sorted(events))
 
 
 def _metrics(

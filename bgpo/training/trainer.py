@@ -7,7 +7,6 @@ resumed run goes on exactly where an uninterrupted one would be.
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +25,16 @@ from bgpo.models.checkpoints import (
     save_checkpoint,
 )
 from bgpo.models.denoiser import Denoiser
-from bgpo.models.tiny import build_tiny
 from bgpo.tasks.base import Task
 from bgpo.tasks.registry import TASKS
 from bgpo.training import warmup
 from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_problems
 from bgpo.training.likelihood import Passes
 from bgpo.training.machine import choose_device, fastest_threads, largest_token_budget, memory_metrics
+from bgpo.training.optimizer import policy_optimizer
 from bgpo.training.plugins import judge_of, keep_copies, objective_of
-from bgpo.training.rollouts import collect
-from bgpo.training.seeds import torch_generator
+from bgpo.training.policy import fresh_policy, reference_policy, resumed, trainable
+from bgpo.training.rollouts import KeptRollout, collect, kept_rollouts
 from bgpo.training.spending import Spending
 from bgpo.training.update import Updater
 
@@ -53,6 +52,9 @@ class Listener(Protocol):
 
     def completions(self, step: int, shown: list[HeldOutCompletion]) -> None:
         """The shown held-out problems at the evaluation of `step`."""
+
+    def rollouts(self, step: int, kept: list[KeptRollout]) -> None:
+        """Completions of the training step that has just ended, as many groups as the config keeps."""
 
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         """A checkpoint is on disk; `kind` is warm_start, evaluation, final or stop."""
@@ -89,6 +91,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, folder: Path, listener: Listener, warm_start_cache: Path):
         self.config = config
+        self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.listener = listener
         self.cache = warm_start_cache
@@ -114,31 +117,38 @@ class _Run:
             if state and state.phase == "training":
                 self._resume(found, state)
             else:
-                self._warm_start(found, state)
+                self._begin(found, state)
             self._train()
         except _StopRequested:
             return Outcome("stopped", self.step)
         return Outcome("finished", self.step)
 
-    # ---- the warm start
+    # ---- where the weights come from
 
-    def _warm_start(self, found: Path | None, state: TrainingState | None) -> None:
+    def _begin(self, found: Path | None, state: TrainingState | None) -> None:
+        if self.config.start_from:
+            model = fresh_policy(self.config, self.device)
+            self.threads = self._choose_threads(model)
+        else:
+            model = self._warm_start(found, state)
+        self.model = trainable(model, self.config, self.folder)
+        self.optimizer, self.masters = policy_optimizer(self.model.model, self.config)
+
+    def _warm_start(self, found: Path | None, state: TrainingState | None) -> Denoiser:
         stored = None if found else warmup.cached(self.config, self.cache, self.device)
         if stored is None:
-            model = self._supervise(found, state)
-        else:
-            # runs that share a warm start share its thread count: they add up in the same order, so equal seeds
-            # give equal curves
-            model, made = stored
-            self.threads = self.config.threads or made.threads
-            torch.set_num_threads(self.threads)
-            self.listener.phase("warming_up", self.config.warmup_steps, self.config.warmup_steps)
-        self.model = model
-        self.optimizer = self._optimizer()
+            return self._supervise(found, state)
+        # runs that share a warm start share its thread count: they add up in the same order, so equal seeds
+        # give equal curves
+        model, made = stored
+        self.threads = self.config.threads or made.threads
+        torch.set_num_threads(self.threads)
+        self.listener.phase("warming_up", self.config.warmup_steps, self.config.warmup_steps)
+        return model
 
     def _supervise(self, found: Path | None, state: TrainingState | None) -> Denoiser:
         config = self.config
-        model = load_model(found, self.device) if found else self._fresh_model()
+        model = load_model(found, self.device) if found else fresh_policy(config, self.device)
         self.threads = state.threads if state else self._choose_threads(model)
         torch.set_num_threads(self.threads)
         optimizer = warmup.warmup_optimizer(model, config)
@@ -164,11 +174,6 @@ class _Run:
         warmup.store(config, self.cache, model, self._state("warming_up", config.warmup_steps))
         return model
 
-    def _fresh_model(self) -> Denoiser:
-        model = build_tiny(torch_generator(self.config.seed, "weights"))
-        model.model.to(self.device)
-        return model
-
     def _choose_threads(self, model: Denoiser) -> int:
         if self.config.threads:
             threads = self.config.threads
@@ -184,19 +189,12 @@ class _Run:
 
     # ---- training
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        c = self.config
-        return torch.optim.AdamW(
-            self.model.model.parameters(), lr=c.learning_rate, betas=(0.9, c.adam_beta2), weight_decay=c.weight_decay,
-            fused=True,
-        )
-
     def _resume(self, folder: Path, state: TrainingState) -> None:
         self.threads = state.threads
         torch.set_num_threads(state.threads)
-        self.model = load_model(folder, self.device)
-        self.optimizer = self._optimizer()
-        load_optimizer(folder, self.model, self.optimizer)
+        self.model = resumed(self.config, folder, self.device)
+        self.optimizer, self.masters = policy_optimizer(self.model.model, self.config)
+        load_optimizer(folder, self.model, self.optimizer, self.masters.by_name)
         self.step = state.step
         self.token_budget = state.token_budget or self.token_budget
         self.spending = Spending(state.tokens, state.compute)
@@ -222,7 +220,8 @@ class _Run:
         c = self.config
         head = Head(scored_rows_only=c.masked_head, chunked=c.chunked_head, fused=c.fused_head)
         passes = Passes(self.token_budget or self._largest_token_budget(), c.packed, head)
-        return Updater(c, self.objective, self.model, self.optimizer, passes, self._reference())
+        reference = reference_policy(c, self.model, self.step, self.checkpoints)
+        return Updater(c, self.objective, self.model, self.optimizer, passes, reference)
 
     def _largest_token_budget(self) -> int:
         width, L = self.task.prompt_length, self.config.completion_length
@@ -234,17 +233,6 @@ class _Run:
             return token_logprob(self.model, Pairs(ids[:, :width], ids[:, width:], every, every))
 
         return largest_token_budget(self.device, self.model.model, one_pass, width + L)
-
-    def _reference(self) -> Denoiser | None:
-        """The policy that training started from, if the KL holds on to it."""
-        if not self.config.kl_coefficient or self.config.kl_reference != "start":
-            return None
-        if self.step == 0:
-            reference = self.model.with_model(copy.deepcopy(self.model.model))
-        else:
-            reference = load_model(self.checkpoints / "step-000000", self.device)
-        reference.model.eval()
-        return reference
 
     def _train_step(self) -> None:
         """One batch of rollouts and its updates. Left early before the first update, it changes nothing."""
@@ -260,6 +248,8 @@ class _Run:
         self.step += 1
         times = {"time/rollout_s": collected - start, "time/likelihood_s": time.monotonic() - collected}
         self.listener.metrics(self.step, rollouts.metrics | metrics | times | memory_metrics(self.device))
+        if self.config.keep_rollouts:
+            self.listener.rollouts(self.step, kept_rollouts(self.model, rollouts, self.config.keep_rollouts))
         self.listener.phase("training", self.step, self.config.train_steps)
 
     def _set_learning_rate(self) -> float:
@@ -286,7 +276,8 @@ class _Run:
 
     def _save(self, kind: str, reward: float | None) -> None:
         folder = self.checkpoints / f"step-{self.step:06d}"
-        save_checkpoint(folder, self.model, self._state("training", self.step), self.optimizer)
+        state = self._state("training", self.step)
+        save_checkpoint(folder, self.model, state, self.optimizer, self.masters.by_name)
         self.listener.checkpoint(self.step, kind, folder, reward)
 
     def _state(self, phase: str, step: int) -> TrainingState:

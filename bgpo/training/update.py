@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bgpo.algorithm.elbo import Scorer
 from bgpo.algorithm.kl import KL_ESTIMATORS
 from bgpo.algorithm.objectives import Objective
 from bgpo.algorithm.surrogate import Surrogate
@@ -17,6 +18,7 @@ from bgpo.training.draws import batch_maker, draws_of, redraws
 from bgpo.training.likelihood import Batch, Known, Passes, accumulate, score, view_of, within_memory
 from bgpo.training.machine import SavedBytes
 from bgpo.training.observe import Probe, Updated, noise_metrics, update_metrics
+from bgpo.training.optimizer import trained_parameters
 from bgpo.training.rollouts import Rollouts
 
 Check = Callable[[], None]
@@ -53,8 +55,8 @@ class Updater:
     """
 
     def __init__(
-        self, config: TrainConfig, objective: Objective, model: Denoiser, optimizer: torch.optim.AdamW,
-        passes: Passes, reference: Denoiser | None,
+        self, config: TrainConfig, objective: Objective, model: Denoiser, optimizer: torch.optim.Optimizer,
+        passes: Passes, reference: Scorer | None,
     ):
         self.config = config
         self.objective = objective
@@ -151,7 +153,7 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         return self._fitting(work, batch)
 
-    def _score(self, model: Denoiser, batch: Batch, check: Check, drawn: bool = False) -> Tensor:
+    def _score(self, model: Scorer, batch: Batch, check: Check, drawn: bool = False) -> Tensor:
         def work(passes: Passes) -> Tensor:
             return score(model, batch, self._as_drawn(passes) if drawn else passes, check=check)
 
@@ -174,7 +176,7 @@ class Updater:
 
     def _optimizer_step(self, step: int) -> dict[str, float]:
         """Clips and steps. A step without any live completion has no gradient and moves nothing."""
-        parameters = [p for p in self.model.model.parameters() if p.grad is not None]
+        parameters = trained_parameters(self.optimizer)
         if not parameters:
             return {"grad/norm": 0.0}
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm).item()
@@ -185,6 +187,7 @@ class Updater:
             )
         metrics = {"grad/norm": norm} | noise_metrics(self.optimizer)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # rollouts need the room
         return metrics
 
 

@@ -7,11 +7,13 @@ opens the database has its own.
 
 from alembic import context
 
+from storage.search import is_index
 from storage.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
+    include_name=lambda name, kind, parents: not is_index(name),
     render_as_batch=True,  # SQLite cannot alter a constraint; batch mode rebuilds the table
 )
 with context.begin_transaction():

@@ -15,6 +15,7 @@ from bgpo.algorithm.masking import (
     shared_in_groups,
     trace_slices,
     trace_steps,
+    with_earlier_blocks_masked,
     with_prompt_masked,
 )
 from bgpo.config import MASK_DRAWS
@@ -205,6 +206,17 @@ def test_prompt_tokens_are_hidden_with_probability_fifteen_percent():
     draws = with_prompt_masked(draw_masks(2000, 2, 4, generator()), 10, generator(1))
     assert draws.prompt_masked.shape == (2000, 2, 10)
     assert draws.prompt_masked.float().mean().item() == pytest.approx(0.15, abs=0.01)
+
+
+def test_tokens_of_earlier_blocks_are_hidden_with_probability_fifteen_percent_and_not_scored():
+    plain = draw_masks(2000, 2, 12, generator(), "block", 4)
+    draws = with_earlier_blocks_masked(plain, 4, generator(1))
+    assert torch.equal(draws.scored, plain.scored) and torch.equal(draws.weight, plain.weight)
+    block_of = torch.arange(12) // 4
+    earlier = block_of < block_of[plain.scored.int().argmax(-1)][..., None]
+    assert torch.equal(draws.masked & ~earlier, plain.masked)
+    assert not (draws.masked & earlier & draws.scored).any()
+    assert draws.masked[earlier].float().mean().item() == pytest.approx(0.15, abs=0.01)
 
 
 def test_scoring_only_what_was_written_leaves_the_masks_alone():

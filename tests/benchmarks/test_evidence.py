@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.evidence.cells import cell_file, load
 from benchmarks.evidence.plan import FULL, plan
 from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t_interval, verdict
 
@@ -62,6 +63,27 @@ def test_the_plan_is_consistent():
     for at, cell in enumerate(cells):
         assert set(cell.needs) <= set(names[:at]), cell.name
         json.dumps(cell.settings)
+
+
+def test_the_seeds_that_the_comparisons_rest_on():
+    for part, seeds in (("mc_samples", 5), ("objectives", 5)):
+        configs = [cell.settings["config"] for cell in plan(FULL) if cell.part == part]
+        assert {config["seed"] for config in configs} == set(range(seeds))
+    assert len({c.settings["config"]["task"] for c in plan(FULL) if c.part == "mc_samples"}) == 2
+
+
+def test_a_new_knob_leaves_finished_cells_finished_and_a_changed_one_does_not(tmp_path):
+    cell = next(cell for cell in plan(FULL) if cell.part == "gradient")
+    path = cell_file(tmp_path, cell)
+    path.parent.mkdir(parents=True)
+    for knob, value, finished in (("weight_decay", 0.0, True), ("weight_decay", 0.5, False), ("gone", 1, False)):
+        settings = json.loads(json.dumps(cell.settings))
+        settings["config"][knob] = value
+        path.write_text(json.dumps({"settings": settings}))
+        assert (load(tmp_path, cell) is not None) == finished
+    del settings["config"]["gone"], settings["config"]["weight_decay"], settings["rollouts"]["weight_decay"]
+    path.write_text(json.dumps({"settings": settings}))
+    assert load(tmp_path, cell) is not None
 
 
 def test_intervals_and_verdicts():

@@ -21,6 +21,7 @@ from storage.checkpoints import checkpoints_of
 from storage.completions import Completion, completions_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import Point, points_after
+from storage.rollouts import Rollout, whole_rollouts
 from storage.runs import get_run, request
 from tests.waiting import wait_until
 
@@ -89,6 +90,28 @@ def test_a_request_is_read_back(db, run, start, what):
     assert not reporter.should_stop()
     request(db, run.id, what)
     wait_until(reporter.should_stop, "the request")
+
+
+class Kept:
+    """The shape of the trainer's KeptRollout."""
+
+    problem_index, completion_index, prompt, completion, expected, tokens = 1, 3, "37+48", "075\ud800", "085", 3
+    reward, advantage, reason, parts, trace = 0.5, math.nan, "why", {"format": 1.0, "correct": math.nan}, HeldOut.trace
+
+
+def test_rollouts_become_rows_with_traces_and_pass_through_the_spool(db, run, start):
+    reporter = start()
+    reporter.rollouts(7, [Kept()])
+    assert reporter.close()
+    (kept,), _ = whole_rollouts(db, run.id)
+    assert kept == Rollout(
+        7, 1, 3, "37+48", "075\N{REPLACEMENT CHARACTER}", "085", 0.5, None, 3, "why",
+        {"format": 1.0, "correct": None}, HeldOut.trace,
+    )
+    spool = Spool(Path(run.folder))
+    spool.append([module._rollout(8, Kept())])
+    spool.replay(db, run.id)
+    assert [item.step for item in whole_rollouts(db, run.id)[0]] == [7, 8]
 
 
 def test_completions_and_checkpoints_become_rows(db, run, start):

@@ -19,7 +19,7 @@ from bgpo.jobs.scheduler import Scheduler
 from storage import tables
 from storage.checkpoints import add_checkpoint
 from storage.metrics import Point, points_after
-from storage.runs import claim_next, get_run, run_events, transition
+from storage.runs import get_run, run_events, transition
 from tests.waiting import PATIENCE, wait_until
 
 from .conftest import processes_of
@@ -228,14 +228,3 @@ def test_the_cause_is_the_last_exception(lines, cause):
 def test_the_end_of_a_run_needs_no_database(row):
     run = replace(row("running"), boot_id=runner.boot_id(), pid=os.getpid())
     assert settling.end_of(run).status == "failed"
-
-
-def test_a_slot_taken_by_another_app_is_given_back(db, row):
-    """Two apps looked at the same free slot and both claimed: the later one queues its run again."""
-    first, second = row(), row()
-    assert claim_next(db).id == first.id
-    claimed = claim_next(db)
-    scheduler = Scheduler(db, cpu_slots=1)
-    assert not scheduler._give_back(get_run(db, first.id))
-    assert scheduler._give_back(claimed)
-    assert (get_run(db, first.id).status, get_run(db, second.id).status) == ("launching", "queued")

@@ -32,6 +32,7 @@ from storage.checkpoints import checkpoints_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import points_after
 from storage.runs import get_run, list_runs, run_events
+from storage.settings import set_cpu_slots
 from tests.waiting import PATIENCE, paused, wait_until
 
 from .conftest import BAD_CONFIG, QUICK, ROOT, bury, processes_of, reaches
@@ -114,7 +115,8 @@ def test_a_config_that_cannot_run_fails_with_its_sentence(db, scheduler, row):
 
 def test_two_schedulers_start_each_run_once(db, row):
     runs = [row("queued", BAD_CONFIG) for _ in range(6)]
-    schedulers = [Scheduler(open_database(db.url), cpu_slots=2) for _ in range(2)]
+    set_cpu_slots(db, 2)
+    schedulers = [Scheduler(open_database(db.url)) for _ in range(2)]
     for each in schedulers:
         each.start()
     most = 0

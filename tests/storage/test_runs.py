@@ -7,9 +7,10 @@ from sqlalchemy import event
 
 from storage.database import StorageError
 from storage.metrics import Point, flush, points_after
+from storage.queue import Offer
+from storage.queue import claim_next as claim
 from storage.runs import (
     RunNotFound,
-    claim_next,
     clear_request,
     create_run,
     delete_run,
@@ -19,6 +20,10 @@ from storage.runs import (
     run_events,
     transition,
 )
+
+
+def claim_next(db, who=""):
+    return claim(db, Offer(tuple(f"cpu@here:{number}" for number in range(9))), who)
 
 
 def test_a_new_run_waits_in_its_own_empty_folder(new_run, tmp_path):
@@ -96,10 +101,10 @@ def test_wrong_words_are_a_programming_error(db, new_run):
     id = new_run().id
     with pytest.raises(ValueError, match="unknown status 'done'; available: queued"):
         transition(db, id, ("queued",), "done")
-    with pytest.raises(ValueError, match=r"cannot set .'folders'"):
+    with pytest.raises(ValueError, match=r"columns .'folders'. cannot be set"):
         transition(db, id, ("queued",), "stopped", folders="x")
-    with pytest.raises(ValueError, match="unknown request 'pause'"):
-        request(db, id, "pause")
+    with pytest.raises(ValueError, match="unknown request 'rest'"):
+        request(db, id, "rest")
     assert get_run(db, id).status == "queued"
 
 
@@ -170,6 +175,6 @@ def test_the_list_is_one_query_and_newest_first(db, new_run):
 
 
 def test_create_run_refuses_an_unknown_status(db, tmp_path):
-    with pytest.raises(ValueError, match="unknown status 'paused'"):
-        create_run(db, name="", config_json="{}", train_steps=1, runs_folder=tmp_path, status="paused")
+    with pytest.raises(ValueError, match="unknown status 'asleep'"):
+        create_run(db, name="", config_json="{}", train_steps=1, runs_folder=tmp_path, status="asleep")
     assert list_runs(db) == []

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import select, update
 
 from storage.metrics import Point, flush, points_after, series
-from storage.runs import claim_next, get_run, list_runs, run_events
+from storage.queue import Offer, claim_next, leases
+from storage.runs import get_run, list_runs, run_events
 from storage.tables import run
 from tests.waiting import PATIENCE
 
@@ -22,8 +23,9 @@ PRELUDE = """
 import json, sys, time
 from storage.database import Database, open_database
 from storage.metrics import Point, Progress, flush
-from storage.runs import claim_next
+from storage.queue import Offer, claim_next
 """
+SLOTS = Offer(tuple(f"cpu@here:{number}" for number in range(1000)))
 POINTS = 20  # per step
 
 WRITE = f"""
@@ -40,7 +42,8 @@ CLAIM = """
 db, claimed = Database(sys.argv[1]), []
 print("ready", flush=True)
 sys.stdin.readline()
-while run := claim_next(db, who=sys.argv[2]):
+slots = Offer(tuple(f"cpu@here:{number}" for number in range(1000)))
+while run := claim_next(db, slots, who=sys.argv[2]):
     claimed.append(run.id)
 print(json.dumps(claimed), flush=True)
 """
@@ -122,7 +125,8 @@ def test_two_processes_claim_each_queued_run_once(db, new_run):
     claimed = [json.loads(finish(process)) for process in claimers]
     assert sorted(claimed[0] + claimed[1]) == ids
     assert all(part == sorted(part) for part in claimed)
-    assert claim_next(db) is None
+    assert claim_next(db, SLOTS) is None
+    assert sorted(lease.run_id for lease in leases(db)) == ids
     for claimed_run in list_runs(db):
         assert [event.to_status for event in run_events(db, claimed_run.id)] == ["queued", "launching"]
 

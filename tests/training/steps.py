@@ -16,6 +16,7 @@ from bgpo.algorithm.objectives import OBJECTIVES, Objective
 from bgpo.config import TrainConfig
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.tiny import tiny_config, tiny_tokenizer
+from bgpo.tasks.base import Reward
 from bgpo.tasks.registry import TASKS
 from bgpo.training.likelihood import Passes
 from bgpo.training.rollouts import Rollouts, collect
@@ -60,7 +61,7 @@ def _angles(self: LlamaRotaryEmbedding, x: Tensor, position_ids: Tensor) -> tupl
 
 def rollouts_of(config: TrainConfig) -> Rollouts:
     """Completions of `tiny()`, two of each group equal, with advantages of both signs and some of 0."""
-    got = collect(tiny(), TASKS[config.task], config, 0, judge=lambda problem, text: 0.0)
+    got = collect(tiny(), TASKS[config.task], config, 0, judge=lambda problem, text: Reward(0.0, ""))
     P, G = got.reward.shape
     take = torch.tensor([g * G + max(0, i - 1) for g in range(P) for i in range(G)])  # the first of each group twice
     assert len(got.prompt_length.unique()) > 1, "packing is only seen where prompts differ in width"

@@ -12,6 +12,7 @@ from bgpo.algorithm.elbo import Head, Pairs, backward_in_chunks, dense, read_hea
 from bgpo.algorithm.masking import DrawShape, coupled, draw_masks, full, one_ratio, trace_steps
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.models.sampler import complete
+from bgpo.tasks.base import Reward
 from bgpo.tasks.registry import TASKS
 from bgpo.training.draws import batch_maker, draws_of
 from bgpo.training.likelihood import Passes, score
@@ -226,7 +227,7 @@ def test_steps_of_the_path_score_tokens_with_what_the_sampler_drew_them_with(rem
     """AGRPO: at its step, temperature and banned tokens a token has the log-probability it was drawn with."""
     config = STEP.with_values(objective="agrpo", remasking=remasking, denoising_steps=steps)
     model = tiny()
-    rollouts = collect(model, TASKS[config.task], config, 0, judge=lambda problem, text: 0.0)
+    rollouts = collect(model, TASKS[config.task], config, 0, judge=lambda problem, text: Reward(0.0, ""))
     rollouts = replace(rollouts, advantage=torch.ones(len(rollouts.advantage), dtype=torch.float64))
     objective = OBJECTIVES["agrpo"]
     batch = batch_maker(config, objective, rollouts)(draws_of(config, objective, rollouts, 0, 0))

@@ -34,6 +34,7 @@ class Silent:
 
     def phase(self, *_): ...
     def completions(self, *_): ...
+    def rollouts(self, *_): ...
     def checkpoint(self, *_): ...
 
     def metrics(self, step, values):
@@ -92,6 +93,20 @@ def test_reward_file_takes_the_place_of_the_tasks_reward(start, own):
     assert prompt_length.points["reward/heldout_greedy", 0] == 5
 
 
+def test_a_reward_in_parts_keeps_them(start, own):
+    class Keeps(Silent):
+        def rollouts(self, step, kept):
+            self.kept = kept
+
+    parts = '    return {"correct": 0.25, "short": len(completion) / 8}\n'
+    listener = start(Keeps(), reward_file=own("def reward(prompt, expected, completion):\n" + parts))
+    assert all(r.parts == {"correct": 0.25, "short": len(r.completion) / 8} for r in listener.kept)
+    assert all(r.reward == sum(r.parts.values()) for r in listener.kept)
+    file = own('def reward(*_):\n    return {"total": 2, "a": 0.5}\n', "total.py")
+    total = start(Keeps(), folder="total", reward_file=file)
+    assert {(r.reward, str(r.parts)) for r in total.kept} == {(2.0, "{'a': 0.5}")}
+
+
 def test_resumed_run_uses_the_copy_that_it_was_begun_with(start, own, tmp_path):
     reward = own(OWN_REWARD, "reward.py")
     files = {"objective": "custom", "objective_file": own(OWN_BGPO.format(separable=True)), "reward_file": reward}
@@ -126,6 +141,8 @@ REWARD = ("reward_file", "def reward(*_):\n")
     (OBJECTIVE, "    return elbo.detach().mean(-1)\n", r"has no gradient in elbo; use elbo without detach\(\)"),
     (OBJECTIVE, "    return elbo.mean(-1) * float('nan')\n", "gradient norm became nan at step 1"),
     (REWARD, "    raise KeyError('x')\n", r"reward\(...\) in reward_file failed on '.*': KeyError"),
+    (REWARD, "    return {'a': float('inf')}\n", r"reward\(...\) in reward_file gave inf for '.*'; return a finite"),
+    (REWARD, "    return {'a': 'b'}\n", r"reward\(...\) in reward_file failed on '.*': ValueError"),
     (REWARD, "    return 'much'\n", r"reward\(...\) in reward_file failed on '.*': ValueError"),
     (REWARD, "    return float('nan')\n", r"reward\(...\) in reward_file gave nan for '.*'; return a finite number"),
     (REWARD, "    return 10.0 ** 400\n", r"reward\(...\) in reward_file failed on '.*': OverflowError"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Recorder:
         self.phases: list[tuple[str, int, int]] = []
         self.saved: list[tuple[int, str, Path, float | None]] = []
         self.shown: dict[int, list] = {}
+        self.kept: dict[int, list] = {}
         self.asked = 0
         self.stop_after = stop_after
 
@@ -42,6 +44,9 @@ class Recorder:
 
     def completions(self, step, shown):
         self.shown[step] = shown
+
+    def rollouts(self, step, kept):
+        self.kept[step] = kept
 
     def checkpoint(self, step, kind, folder, reward):
         self.saved.append((step, kind, folder, reward))
@@ -81,6 +86,27 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def assert_same_weights(a: Path, b: Path) -> None:
     left, right = weights(a), weights(b)
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_every_step_hands_out_the_groups_that_are_kept(uninterrupted):
+    _, recorder = uninterrupted
+    G, L = SHORT.group_size, SHORT.completion_length
+    groups = min(SHORT.keep_rollouts, SHORT.prompts_per_step)
+    assert sorted(recorder.kept) == [1, 2, 3, 4]
+    for step, kept in recorder.kept.items():
+        places = [(r.problem_index, r.completion_index) for r in kept]
+        assert places == [(p, g) for p in range(groups) for g in range(G)]
+        assert all((r.reward, r.reason) == (float("0" in r.completion[:3]), "has a 0 or not") for r in kept)
+        live = [r for r in kept if r.advantage]
+        mean = sum(r.reward for r in kept if r.problem_index == kept[0].problem_index) / G
+        assert kept[0].advantage == pytest.approx(kept[0].reward - mean), step
+        for r in kept:
+            trace = json.loads(r.trace)
+            assert sorted(position for _, position, _, _ in trace) == list(range(L))
+            assert trace == sorted(trace) and all(0 < sure <= 1 for *_, sure in trace)
+            written = [piece for _, _, piece, _ in sorted(trace, key=lambda event: event[1])][: r.tokens]
+            assert "".join(written).removesuffix("<eos>") == r.completion
+    assert live, "no group of the last step carries a signal"
 
 
 def test_reports_what_a_page_shows(uninterrupted):

@@ -1,0 +1,105 @@
+"""The model that is trained: where its weights come from, how they are held, which of them move.
+
+    loaded (a checkpoint, a published model, a fresh tiny one)  ->  trainable (precision, adapter, checkpointing)
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from bgpo.algorithm.elbo import Scorer
+from bgpo.config import TrainConfig
+from bgpo.models.adapters import AdapterSettings, FrozenReference, add_adapter, has_adapter, is_adapter, merge_adapter
+from bgpo.models.checkpoints import (
+    BASE_FOLDER,
+    TrainingState,
+    base_folder,
+    load_model,
+    put_adapter,
+    save_checkpoint,
+)
+from bgpo.models.denoiser import Denoiser
+from bgpo.models.memory import attention_for, checkpoint_layers
+from bgpo.models.quantization import quantize
+from bgpo.models.tiny import build_tiny
+from bgpo.training.hardware import bitsandbytes_problem
+from bgpo.training.seeds import torch_generator
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_pure": torch.bfloat16}
+
+
+def fresh_policy(config: TrainConfig, device: torch.device) -> Denoiser:
+    """The model that a run begins with, before any training of its own."""
+    if config.start_from:
+        model = load_model(Path(config.start_from), device)
+        if has_adapter(model.model):  # what it has learned becomes part of the weights
+            merge_adapter(model.model)
+        return model
+    model = build_tiny(torch_generator(config.seed, "weights"))
+    model.model.to(device)
+    return model
+
+
+def trainable(model: Denoiser, config: TrainConfig, folder: Path) -> Denoiser:
+    """`model` as `config` trains it; under an adapter the frozen weights are kept in the run's folder.
+
+    Raises:
+        ValueError: when this machine lacks what the config asks for.
+    """
+    model.model.zero_grad(set_to_none=True)  # the last gradient of a warm start is no part of what comes
+    for parameter in model.model.parameters():  # not the buffers: rounded rotary angles are another model
+        parameter.data = parameter.data.to(DTYPES[config.precision])
+    if config.adapter == "none":
+        return _held(model, config)
+    base = folder / BASE_FOLDER
+    save_checkpoint(base, model, TrainingState("base", 0, 0.0, torch.get_num_threads()), optimizer=None)
+    model = _quantized(model, config)
+    settings = AdapterSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets)
+    dtype = torch.bfloat16 if config.precision == "bf16_pure" else torch.float32
+    add_adapter(model.model, settings, str(base), torch_generator(config.seed, "adapter"), dtype)
+    return _held(model, config)
+
+
+def resumed(config: TrainConfig, checkpoint: Path, device: torch.device) -> Denoiser:
+    """The model of a run's own checkpoint, as `trainable` had made it."""
+    if not is_adapter(checkpoint):
+        return _held(load_model(checkpoint, device), config)
+    model = _quantized(load_model(base_folder(checkpoint), device), config)
+    put_adapter(model, checkpoint)
+    return _held(model, config)
+
+
+def reference_policy(config: TrainConfig, model: Denoiser, step: int, checkpoints: Path) -> Scorer | None:
+    """The policy that training started from, if the KL holds on to it. Under an adapter it costs no second copy."""
+    if not config.kl_coefficient or config.kl_reference != "start":
+        return None
+    if has_adapter(model.model):
+        return FrozenReference(model)
+    if step:
+        return load_model(checkpoints / "step-000000", model.device)
+    reference = model.with_model(copy.deepcopy(model.model))
+    reference.model.eval()
+    return reference
+
+
+def _held(model: Denoiser, config: TrainConfig) -> Denoiser:
+    dtype, block_causal = DTYPES[config.precision], model.attention_block > 0
+    model.model.set_attn_implementation(attention_for(model.device, dtype, block_causal))
+    if config.activation_checkpointing:
+        checkpoint_layers(model.model, dropout=config.lora_dropout > 0)
+    model.model.eval()
+    return model
+
+
+def _quantized(model: Denoiser, config: TrainConfig) -> Denoiser:
+    if config.quantization == "none":
+        return model
+    if model.device.type != "cuda":
+        raise ValueError("quantization = 4bit needs an NVIDIA GPU, and this run computes on the CPU; set it to none.")
+    if problem := bitsandbytes_problem():
+        raise ValueError(f"quantization = 4bit {problem}; set quantization to none, or mend that.")
+    quantize(model.model)
+    return model

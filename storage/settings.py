@@ -1,0 +1,42 @@
+"""What a person has set for the whole app, by name. In the database, so that every app on it agrees."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from storage.database import Database, upsert
+from storage.tables import setting
+
+CPU_SLOTS, QUEUE_PAUSED = "cpu_slots", "queue_paused"
+
+
+def get_setting(db: Database, name: str, default: str = "") -> str:
+    """What was set last, or `default`."""
+    with db.read() as connection:
+        return connection.execute(select(setting.c.value).where(setting.c.name == name)).scalar_one_or_none() or default
+
+
+def set_setting(db: Database, name: str, value: str) -> None:
+    with db.write() as connection:
+        connection.execute(upsert(connection, setting, ["name"]), {"name": name, "value": value})
+
+
+def queue_paused(db: Database) -> bool:
+    """Whether nothing is to be started for now."""
+    return get_setting(db, QUEUE_PAUSED) == "yes"
+
+
+def pause_queue(db: Database, paused: bool) -> None:
+    set_setting(db, QUEUE_PAUSED, "yes" if paused else "no")
+
+
+def cpu_slots(db: Database) -> int:
+    """How many runs may compute on the CPU of one machine at once; 1 unless somebody says otherwise."""
+    return int(get_setting(db, CPU_SLOTS, "1"))
+
+
+def set_cpu_slots(db: Database, slots: int) -> None:
+    """Raises ValueError for a number that makes no sense."""
+    if not 1 <= slots <= 1024:
+        raise ValueError(f"CPU slots = {slots} is not possible; give a whole number from 1 to 1024.")
+    set_setting(db, CPU_SLOTS, str(slots))
