@@ -31,6 +31,7 @@ _LONGEST_TEXT = 1000
 ROLLOUT_ORDERS = ("random", "max_prob")
 LR_SCHEDULES = ("constant", "linear")
 EVAL_ORDERS = ("low_confidence", "max_prob", "random")
+STALL_POLICIES = ("show", "restart", "kill")
 JOBS = ("train",)  # each has a function in bgpo/jobs/worker.py
 PRECISIONS = ("fp32", "bf16", "bf16_pure")
 ADAPTERS = ("none", "lora")
@@ -285,6 +286,19 @@ class TrainConfig(BaseModel):
         True, "Score equal completions of a group once, where they share their masks.", group="Machine", rare=True,
     )
 
+    retries: int = knob(
+        1, "How often a run that was killed or crashed starts again by itself, from its newest checkpoint.",
+        group="Machine", low=0, high=100, rare=True,
+    )
+    when_stalled: str = knob(
+        "show", "What happens to a run without progress for 3 times its median step: a note, a retry, or its end.",
+        group="Machine", choices=STALL_POLICIES, rare=True,
+    )
+    stalled_after: int = knob(
+        120, "A run stands still after so long without progress, or 3 times its median step if that is more.",
+        group="Machine", low=1, high=1_000_000, unit="seconds", rare=True,
+    )
+
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> TrainConfig:
         problems = unknown_choices(self) or contradictions(self)
@@ -424,6 +438,11 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             f"token_budget = {c.token_budget} does not hold one prompt and completion_length = {c.completion_length} "
             f"({tokens} tokens together); raise token_budget to {tokens} or more, or to 0 (automatic), or lower "
             "completion_length."
+        )
+    if c.when_stalled == "restart" and not c.retries:
+        problems["when_stalled"] = (
+            "when_stalled = restart with retries = 0 would never restart; set retries to 1 or more, or when_stalled to "
+            "show or kill."
         )
     return problems | _objective_contradictions(c) | _memory_contradictions(c)
 

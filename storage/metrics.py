@@ -37,6 +37,8 @@ class Progress:
     phase_rate: float | None  # units of the phase per second
     step: int
     seconds: float
+    progress_at: float | None = None  # when there was some last
+    stall_after: float | None = None  # seconds without any that are too many
 
 
 @dataclass(frozen=True)

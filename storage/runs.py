@@ -198,6 +198,17 @@ def request(db: Database, id: int, what: str, who: str = "") -> bool:
         return True
 
 
+def mark_stalled(db: Database, id: int, since: float | None, why: str) -> bool:
+    """Notes since when a running run makes no progress, None once it does; False, and no event, if nothing changed."""
+    with db.write() as connection:
+        other = run.c.stalled_at.is_not(None) if since is None else run.c.stalled_at.is_(None)
+        changed = update(run).where(run.c.id == id, run.c.status == "running", other).values(stalled_at=since)
+        if connection.execute(changed).rowcount != 1:
+            return False
+        record(connection, id, "scheduler", "running", "running", why)
+        return True
+
+
 def clear_request(db: Database, id: int) -> None:
     """Forgets a request that was carried out or taken back. Harmless when there is none."""
     with db.write() as connection:

@@ -23,7 +23,9 @@ def command_line(config: TrainConfig, database_url: str) -> str:
     words = ["python", "-m", "bgpo.jobs.worker", "--preset", preset.name, "--seed", str(config.seed)]
     for name, (_, value) in differences(preset.config(), config).items():
         if name != "seed":
-            words += [flag(name), _as_word(value)]
+            word = _as_word(value)
+            # what begins with a dash would be taken for a flag
+            words += [f"{flag(name)}={word}"] if word.startswith("-") else [flag(name), word]
     database = f'"${DATABASE_VARIABLE}"' if holds_password(database_url) else shlex.quote(database_url)
     return f"{shlex.join(words)} --database {database}"
 

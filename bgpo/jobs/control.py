@@ -8,11 +8,13 @@ import shutil
 import time
 from pathlib import Path
 
-from bgpo.config import TrainConfig
+from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
+from bgpo.jobs.ends import OUT_OF_MEMORY, smaller_budget
 from storage.database import Database, StorageError
 from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, request, transition
 
+RESUMABLE = ("paused", "stopped", "failed")
 NAME_LIMIT = 80  # characters
 _WHO = "user"
 _LAST_WORDS_S = 3.0
@@ -42,26 +44,66 @@ def default_name(config: TrainConfig) -> str:
 
 
 def stop(db: Database, id: int) -> Run:
-    """Asks a run to save a checkpoint and end; a queued one is stopped at once. A second time is harmless."""
-    return _end(db, id, "stop")
+    """Asks a run to save a checkpoint and end; a queued or paused one ends at once. A second time is harmless."""
+    return _end(db, id, "stop", ("queued", "paused"), "stopped", "Stopped before it began.")
+
+
+def pause(db: Database, id: int) -> Run:
+    """Asks a run to save a checkpoint and give its device back until it is resumed; a queued one leaves the queue."""
+    run = _get(db, id)
+    if run.status == "paused":
+        return run
+    return _end(db, id, "pause", ("queued",), "paused", "Paused before it began.")
 
 
 def kill(db: Database, id: int) -> Run:
     """Ends the run's processes at once, without a checkpoint. For a run that does not answer to `stop`."""
-    return _end(db, id, "kill")
+    return _end(db, id, "kill", ("queued", "paused"), "stopped", "Stopped before it began.")
 
 
 def resume(db: Database, id: int) -> Run:
-    """Queues a stopped or failed run again; its worker goes on from the newest checkpoint."""
+    """Queues a paused, stopped or failed run again; its worker goes on from the newest checkpoint."""
+    return _again(db, id)
+
+
+def resume_smaller(db: Database, id: int) -> Run:
+    """Queues a run whose memory ran out again, with half the tokens in a pass: the same steps, in more passes."""
     run = _get(db, id)
-    if run.status not in ("stopped", "failed"):
-        why = "there is nothing left to do" if run.status == "finished" else "only a stopped or failed run can go on"
+    if run.failure_kind not in OUT_OF_MEMORY:
+        raise ControlError(f"Run {id} did not fail for want of memory; press Resume.")
+    try:
+        config = TrainConfig.from_json(run.config_json)
+        budget = smaller_budget(config, _last_budget(run))
+        if budget is None:
+            raise ControlError(
+                f"Each pass of run {id} is a single completion already; fork it with a shorter completion_length, or "
+                "with activation_checkpointing or an adapter."
+            )
+        smaller = config.with_values(token_budget=budget)
+    except ConfigError as error:
+        raise ControlError(str(error)) from error
+    return _again(db, id, config_json=smaller.to_json())
+
+
+def _again(db: Database, id: int, **columns: object) -> Run:
+    run = _get(db, id)
+    if run.status not in RESUMABLE:
+        ended = run.status == "finished"
+        why = "there is nothing left to do" if ended else "only a paused, stopped or failed run can go on"
         raise ControlError(f"Run {id} is {run.status}; {why}.")
     if _held(Path(run.folder)):
         raise ControlError(f"A process of run {id} is still ending; try again in a few seconds.")
-    if not transition(db, id, ("stopped", "failed"), "queued", who=_WHO):
+    if not transition(db, id, RESUMABLE, "queued", who=_WHO, retries=0, retry_step=None, **columns):
         raise ControlError(f"Run {id} has just changed to {_get(db, id).status}; look again.")
     return _get(db, id)
+
+
+def _last_budget(run: Run) -> int:
+    """The token budget of the newest checkpoint: it falls by itself when memory runs out. 0 if it is not known."""
+    states = [runner.read_json(path) or {} for path in Path(run.folder, "checkpoints").glob("*/training_state.json")]
+    newest = max(states, key=lambda state: (state.get("phase") == "training", state.get("step", 0)), default={})
+    budget = newest.get("token_budget", 0)
+    return budget if isinstance(budget, int) else 0
 
 
 def delete(db: Database, id: int) -> None:
@@ -79,12 +121,14 @@ def delete(db: Database, id: int) -> None:
     _remove(folder)
 
 
-def _end(db: Database, id: int, what: str) -> Run:
+def _end(db: Database, id: int, what: str, idle: tuple[str, ...], to: str, reason: str) -> Run:
+    """Asks a working run; a run of a status in `idle`, which no process works on, is moved `to` another at once."""
     run = _get(db, id)
     if run.status in ENDED:
         raise ControlError(f"Run {id} is not running; it is {run.status}.")
-    stopped = transition(db, id, ("queued",), "stopped", reason="Stopped before it began.", who=_WHO)
-    if not stopped:
+    began = f"Stopped while it was paused, at step {run.step} of {run.train_steps}."
+    moved = transition(db, id, idle, to, reason=began if run.status == "paused" and run.step else reason, who=_WHO)
+    if not moved:
         request(db, id, what, who=_WHO)
     return _get(db, id)
 

@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from bgpo.config import KNOBS
 from bgpo.jobs.narrator import Narrator
+from bgpo.jobs.pace import Pace, Rate
 from bgpo.training.health import WATCHED, Health
 from bgpo.training.metrics import METRICS
 from storage.alerts import Alert
@@ -35,7 +37,6 @@ HEARTBEAT_EVERY = 1.0  # seconds
 QUEUE_LIMIT = 50_000  # items in memory; more go to the spool
 BATCH = 2_000  # items per transaction
 _RECALLED = 20_000  # steps that the health rules of a resumed run see again; some seconds of reading at most
-_RATE_WINDOW = 10.0  # seconds over which units per second are measured
 
 
 @dataclass(frozen=True)
@@ -101,26 +102,6 @@ class Spool:
                     yield _ITEMS[name](**values)
 
 
-class Rate:
-    """Units per second over the last seconds of one phase."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def update(self, done: int) -> None:
-        now = time.monotonic()
-        self._seen.append((now, done))
-        # two marks stay, however old: slow units have a rate too
-        while len(self._seen) > 2 and self._seen[1][0] < now - _RATE_WINDOW:
-            self._seen.popleft()
-
-    def value(self) -> float | None:
-        if len(self._seen) < 2:
-            return None
-        (start, first), (end, last) = self._seen[0], self._seen[-1]
-        return (last - first) / (end - start) if end > start and last > first else None
-
-
 class Reporter:
     """The trainer's listener: turns what it hears into rows and passes it on to the narrator."""
 
@@ -130,10 +111,12 @@ class Reporter:
         self._began, self._seconds_before = time.monotonic(), run.seconds
         self._phase, self._done, self._total, self._step = "starting", 0, 0, run.step
         self._rates: dict[str, Rate] = defaultdict(Rate)
+        self._pace = Pace(KNOBS["stalled_after"].default)
         self._waiting: deque[Item] = deque()
         self._lock = threading.Lock()  # guards the fields above
         self._wake, self._closing = threading.Event(), threading.Event()
         self._stop = False
+        self.requested: str | None = None  # the last word of the database: pause, stop, ...
         self._health: Health | None = None
         self._away = False  # the database did not take the last batch
         self._writer = threading.Thread(target=self._write_until_closed, name="reporter", daemon=True)
@@ -148,8 +131,13 @@ class Reporter:
             self._narrator.say(f"The health rules begin anew: earlier points cannot be read ({_first_line(error)}).")
         self._health = health
 
+    def patience(self, least: float) -> None:
+        """A run counts as stalled after so many seconds without progress, at the least."""
+        self._pace.least = least
+
     def phase(self, name: str, done: int, total: int) -> None:
         with self._lock:
+            self._pace.mark(name, done)
             self._phase, self._done, self._total = name, done, total
             self._rate().update(done)
             if name == "training":
@@ -248,7 +236,10 @@ class Reporter:
         """One batch and the progress into the database, or into the spool."""
         with self._lock:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            progress = Progress(self._phase, self._done, self._total, self._rate().value(), self._step, self.seconds())
+            progress = Progress(
+                self._phase, self._done, self._total, self._rate().value(), self._step, self.seconds(),
+                self._pace.progress_at, self._pace.stall_after(),
+            )
         try:
             if self._spool:  # before the batch: what is older is written first
                 self._spool.replay(self._db, self._run_id)
@@ -262,6 +253,7 @@ class Reporter:
             if self._away:
                 self._away = False
                 self._narrator.say("The database is back; everything that waited has been written.")
+            self.requested = requested
             if requested:  # a kill, too: nobody may be there to carry it out
                 self._stop = True
 

@@ -179,7 +179,7 @@ def run(folder: Path, command: list[str]) -> int:
         return ALREADY_LOCKED
     with lock:
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # ranks whose agent dies come to us instead of to pid 1
-        started = time.time()
+        started, kills = time.time(), oom_kills()
         try:
             worker = _start(folder, command)
         except OSError as error:
@@ -188,8 +188,36 @@ def run(folder: Path, command: list[str]) -> int:
         else:
             code, problem = _wait(worker), None
             _end_strays()
-        write_json(folder / EXIT, {"returncode": code, "problem": problem, "started": started, "ended": time.time()})
+        write_json(folder / EXIT, {
+            "returncode": code, "problem": problem, "started": started, "ended": time.time(),
+            "out_of_memory": code == -getattr(signal, "SIGKILL", 9) and oom_kills() > kills,
+        })
     return code
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory: in our control group, else on the whole machine."""
+    for path, prefix in _oom_counters():
+        try:
+            for line in Path(path).read_text().splitlines():
+                if line.startswith(prefix):
+                    return int(line.split()[1])
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _oom_counters() -> Iterator[tuple[str, str]]:
+    try:
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        groups = []
+    for _, controllers, group in groups:
+        if controllers == "":
+            yield f"/sys/fs/cgroup{group}/memory.events", "oom_kill "
+        elif "memory" in controllers.split(","):
+            yield f"/sys/fs/cgroup/memory{group}/memory.oom_control", "oom_kill "
+    yield "/proc/vmstat", "oom_kill "
 
 
 def _start(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:

@@ -13,6 +13,7 @@ import time
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from bgpo.jobs import stalls
 from bgpo.jobs.devices import Inventory, nvidia_gpus, offer
 from bgpo.jobs.launcher import LaunchError, launch
 from bgpo.jobs.leasing import devices_of, release_unused
@@ -76,11 +77,12 @@ class Scheduler:
             )
 
     def reap(self) -> None:
-        """One tick: every run whose process is gone gets its end and the sentence why."""
+        """One tick: every run whose process is gone gets its end and the sentence why; those that stall are noted."""
         self._runners = [runner for runner in self._runners if runner.poll() is None]
         now = time.time()
         for run in live_runs(self._db):
             try:
                 settle(self._db, run, now)
+                stalls.watch(self._db, run, now)
             except Exception:  # one run's broken folder must not keep the others from being settled
                 _log.exception("Run %d could not be settled", run.id)

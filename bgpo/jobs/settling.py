@@ -7,33 +7,26 @@ import logging
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 from sqlalchemy import select
 
 from bgpo.jobs import runner
+from bgpo.jobs.ends import End
 from bgpo.jobs.reporter import replay_spool
+from bgpo.jobs.retrying import conclude, newest_step
 from bgpo.jobs.runner import Identity
 from storage import tables
-from storage.checkpoints import checkpoints_of
 from storage.database import Database
-from storage.runs import ENDED, LIVE, Run, get_run, transition
+from storage.runs import ENDED, LIVE, Run, get_run
 
 LAUNCH_DEADLINE = 60.0  # seconds from the claim until the runner must hold the lock
 SILENCE = 120.0  # seconds without heartbeat after which a run whose folder is not on this machine counts as lost
 _TAIL_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class End:
-    """How a run ended, for its row."""
-
-    status: str
-    reason: str
 
 
 def live_runs(db: Database) -> list[Run]:
@@ -118,29 +111,34 @@ def settle(db: Database, run: Run, now: float) -> None:
     run = get_run(db, run.id)  # the worker's own last act may have come between
     if run.status not in LIVE or not is_gone(run, now):
         return
+    kill_marked(run)
     replay_spool(db, run, _log.warning)
     end = end_of(run)
-    kept = _kept(db, run) if end.status != "finished" else ""
-    reason = f"{end.reason} {kept}".strip()
-    transition(db, run.id, LIVE, end.status, reason=reason, who="scheduler")
+    saved = newest_step(db, run.id)
+    if end.status != "finished" and saved is not None:
+        end = replace(end, reason=f"{end.reason} Resume goes on from step {saved}.".strip())
+    conclude(db, run, end, who="scheduler")
 
 
 def end_of(run: Run) -> End:
     """What happened, from the worker's own last word, the request, the exit code and the log, in this order."""
     folder = Path(run.folder)
     result = runner.read_json(folder / runner.RESULT)
-    if result and result.get("status") in ENDED:
-        return End(result["status"], str(result.get("reason", "")))
+    if result and result.get("status") in (*ENDED, "paused"):
+        return End(result["status"], str(result.get("reason", "")), str(result.get("kind", "")))
     if run.requested == "kill":
         return End("stopped", "Killed on request.")
+    if run.requested == "hung":
+        return End("failed", "It made no progress any more and was ended.", "hung")
     left = runner.read_json(folder / runner.EXIT)
     if left is not None:
-        return End("failed", _cause(left, folder))
+        return _cause(left, folder)
     if run.status == "launching":
-        return End("failed", f"No process took up the run within {LAUNCH_DEADLINE:.0f} seconds of its start.")
+        late = f"No process took up the run within {LAUNCH_DEADLINE:.0f} seconds of its start."
+        return End("failed", late, "launch_timeout")
     if run.boot_id and run.boot_id != runner.boot_id():
-        return End("failed", "The computer was restarted while the run was going on.")
-    return End("failed", "Its processes disappeared without a word; something killed them all at once.")
+        return End("failed", "The computer was restarted while the run was going on.", "lost")
+    return End("failed", "Its processes disappeared without a word; something killed them all at once.", "lost")
 
 
 def log_tail(folder: Path, lines: int = 40) -> list[str]:
@@ -161,16 +159,24 @@ def last_cause(lines: list[str]) -> str:
     return exception or next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def _cause(left: dict, folder: Path) -> str:
+def _cause(left: dict, folder: Path) -> End:
     code, cause = left.get("returncode"), last_cause(log_tail(folder, lines=400))
     if left.get("problem"):
-        return f"The training process did not start: {left['problem']}."
+        return End("failed", f"The training process did not start: {left['problem']}.", "exception")
     if isinstance(code, int) and code < 0:
-        if code == -getattr(signal, "SIGKILL", 9):
-            return "The training process was killed (signal 9), probably because the machine ran out of memory."
-        return f"The training process crashed ({_signal_name(-code)})."
+        return _signalled(-code, bool(left.get("out_of_memory")))
     said = f": {cause.rstrip('.')}." if cause else " and left no message."
-    return f"The training process ended with code {code}{said}"
+    return End("failed", f"The training process ended with code {code}{said}", "exception")
+
+
+def _signalled(number: int, out_of_memory: bool) -> End:
+    if number == getattr(signal, "SIGKILL", 9):
+        if out_of_memory:
+            return End("failed", "The system killed the training process because memory had run out.", "oom_host")
+        perhaps = "perhaps by hand, perhaps because the machine ran out of memory"
+        return End("failed", f"The training process was killed (signal 9), {perhaps}.", "killed")
+    kind = "killed" if number in (signal.SIGTERM, signal.SIGINT) else "exception"
+    return End("failed", f"The training process crashed ({_signal_name(number)}).", kind)
 
 
 def _signal_name(number: int) -> str:
@@ -178,8 +184,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _kept(db: Database, run: Run) -> str:
-    saved = checkpoints_of(db, run.id)
-    return f"Resume goes on from step {saved[-1].step}." if saved else ""

@@ -3,13 +3,12 @@
     python -m bgpo.jobs.worker 12 --database URL                     the run of a row, as the app starts it
     python -m bgpo.jobs.worker --preset adder --seed 0 --database sqlite:///runs.db     a new run, in this terminal
 
-Exit codes: 0 finished, 75 stopped, 1 failed, 2 something wrong with what was asked.
+Exit codes: 0 finished, 75 stopped or paused, 1 failed, 2 something wrong with what was asked.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import pkgutil
@@ -19,7 +18,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -27,8 +25,10 @@ from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
 from bgpo.jobs.control import default_name
+from bgpo.jobs.ends import End, failed, one_line
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Reporter
+from bgpo.jobs.retrying import conclude
 from bgpo.jobs.settling import settle
 from bgpo.training.health import Health
 from storage.database import Database, StorageError, open_database
@@ -37,7 +37,7 @@ from storage.runs import Run, create_run, get_run, transition
 
 FINISHED, FAILED, REFUSED, STOPPED = 0, 1, 2, 75  # exit codes
 HEADLINE = "reward/heldout_greedy"
-_CODES = {"finished": FINISHED, "stopped": STOPPED, "failed": FAILED}
+_CODES = {"finished": FINISHED, "stopped": STOPPED, "paused": STOPPED, "failed": FAILED}
 # What a process can do, by the knob `job`: a function (config, folder, listener, warm_start_cache) -> Outcome, named
 # and not imported here, because most load torch. A new one needs its name in JOBS of bgpo/config.py, too.
 JOBS = {"train": "bgpo.training.trainer:run"}
@@ -47,17 +47,7 @@ class Refused(Exception):
     """The command asks for something that cannot be done; the message is a sentence for a person."""
 
 
-@dataclass(frozen=True)
-class End:
-    """How the training ended."""
-
-    status: str
-    reason: str = ""
-
-
 ABORTED = End("stopped", "Ended at once by a second Ctrl-C; Resume goes on from the newest checkpoint.")
-
-NOT_BEGUN = End("stopped", "Stopped before it began; Resume starts it.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             lock = None if under_runner else _lock(run)
             _take_up(db, run, under_runner)
         except (Refused, ConfigError, StorageError) as error:
-            print(f"{Path(sys.argv[0]).stem}: {_one_line(error)}", file=sys.stderr)
+            print(f"{Path(sys.argv[0]).stem}: {one_line(error)}", file=sys.stderr)
             return REFUSED
         try:
             return _work(db, run, signals, in_terminal=not under_runner, as_json=arguments.json)
@@ -133,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [RUN_ID] [--preset NAME] [--KNOB VALUE ...] [--database URL] [--data-dir FOLDER] [--json]",
         description="Trains one run: that of a row (RUN_ID), or a new one from a preset and knobs. "
         "Ctrl-C stops it with a checkpoint; starting it again by its RUN_ID goes on from there.",
-        epilog="Exit codes: 0 finished, 75 stopped, 1 failed, 2 something wrong with what was asked.",
+        epilog="Exit codes: 0 finished, 75 stopped or paused, 1 failed, 2 something wrong with what was asked.",
     )
     parser.add_argument("run_id", nargs="?", metavar="RUN_ID", help="a run that is in the database")
     parser.add_argument(
@@ -195,7 +185,7 @@ def _lock(run: Run) -> IO[str]:
 
 def _take_up(db: Database, run: Run, under_runner: bool) -> None:
     """The row says from here on that this process works on it."""
-    allowed = ("launching",) if under_runner or run.status == "launching" else ("queued", "stopped", "failed")
+    allowed = ("launching",) if under_runner or run.status == "launching" else ("queued", "paused", "stopped", "failed")
     me = runner.Identity.of(os.getpid())
     if not under_runner:
         runner.forget_last_end(Path(run.folder))
@@ -212,54 +202,39 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
     reporter = Reporter(db, run, narrator)
     signals.attach(reporter.stop, lambda: _conclude(db, run, reporter, narrator, ABORTED, as_json))
     narrator.say(f"Run {run.id}, {run.name}" + (f", goes on from step {run.step}" if run.step else ""))
+    config = None
     try:
-        end = _do(run, reporter)
+        config = TrainConfig.from_json(run.config_json)
+        end = _do(config, run, reporter)
     except BaseException as error:  # SystemExit ends a run as well
-        end = _failure(error, reporter)
+        end = failed(error, reporter.step, config)
         narrator.file_only("".join(traceback.format_exception(error)))
     _conclude(db, run, reporter, narrator, end, as_json)
     return _CODES[end.status]
 
 
-def _do(run: Run, reporter: Reporter) -> End:
-    config = TrainConfig.from_json(run.config_json)
+def _do(config: TrainConfig, run: Run, reporter: Reporter) -> End:
     folder = Path(run.folder)
     (folder / "config.json").write_text(config.to_json())
     if reporter.should_stop():
-        return NOT_BEGUN
+        return _stopped(reporter, "before it began; Resume starts it.")
     reporter.watch(Health(config))
+    reporter.patience(config.stalled_after)
     # threads that wait should sleep: spinning ones starve each other on a machine that does something else as well
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     job = pkgutil.resolve_name(JOBS[config.job])  # torch: seconds, in which the heartbeat goes and Stop is heard
     if reporter.should_stop():
-        return NOT_BEGUN
+        return _stopped(reporter, "before it began; Resume starts it.")
     outcome = job(config, folder, reporter, folder.parent.parent / "warm_starts")
     if outcome.status == "stopped":
-        return End("stopped", f"Stopped at step {outcome.step} of {config.train_steps}; Resume goes on from there.")
+        return _stopped(reporter, f"at step {outcome.step} of {config.train_steps}; Resume goes on from there.")
     return End(outcome.status)
 
 
-def _failure(error: BaseException, reporter: Reporter) -> End:
-    if isinstance(error, ConfigError):
-        return End("failed", f"The config cannot run: {_one_line(error)}")
-    from bgpo.training.machine import is_out_of_memory
-
-    if is_out_of_memory(error) and not _is_sentence(error):
-        return End(
-            "failed",
-            f"Out of memory at step {reporter.step + 1}. Lower token_budget, or group_size, or choose objective bgpo: "
-            "it frees every pass at once, where the plain ELBO keeps them all.",
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return End("failed", "The disk that holds the run's folder is full; free some space and press Resume.")
-    said = _one_line(error)
-    # what our own code raises is already a sentence; of anything else the kind of error is half the message
-    other = f"{type(error).__name__}: {said or 'no message'}".rstrip(".") + "."
-    return End("failed", said if _is_sentence(error) else other)
-
-
-def _is_sentence(error: BaseException) -> bool:
-    return isinstance(error, (ValueError, ArithmeticError, MemoryError)) and str(error).endswith(".")
+def _stopped(reporter: Reporter, where: str) -> End:
+    """Stopped, or paused if that is what somebody asked for."""
+    status = "paused" if reporter.requested == "pause" else "stopped"
+    return End(status, f"{status.capitalize()} {where}")
 
 
 def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, end: End, as_json: bool) -> None:
@@ -267,7 +242,7 @@ def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, en
 
     When the database does not take the end, the scheduler reads it from the folder.
     """
-    result = {"status": end.status, "reason": end.reason, "step": reporter.step}
+    result = {"status": end.status, "reason": end.reason, "kind": end.kind, "step": reporter.step}
     try:
         runner.write_json(Path(run.folder) / runner.RESULT, result)
     except OSError as error:
@@ -278,9 +253,9 @@ def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, en
     if not complete:
         narrator.say("Some points are still in spool.jsonl; the app writes them when the database is back.")
     try:
-        transition(db, run.id, ("running",), end.status, reason=end.reason, who="worker", seconds=seconds)
+        conclude(db, run, end, who="worker", seconds=seconds)
     except StorageError as error:
-        narrator.say(f"The end could not be stored ({_one_line(error)}); the app will find it in the run's folder.")
+        narrator.say(f"The end could not be stored ({one_line(error)}); the app will find it in the run's folder.")
     narrator.close()
     if as_json:
         print(json.dumps(_summary(db, run, seconds, end)), flush=True)
@@ -302,10 +277,6 @@ def _summary(db: Database, run: Run, seconds: float, end: End) -> dict[str, Any]
         "run_id": run.id, "status": end.status, "seconds": round(seconds, 1), "metric": HEADLINE,
         "first": first, "last": last, "reason": end.reason, "folder": run.folder,
     }
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
 
 
 if __name__ == "__main__":

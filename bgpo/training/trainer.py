@@ -196,7 +196,8 @@ class _Run:
         self.optimizer, self.masters = policy_optimizer(self.model.model, self.config)
         load_optimizer(folder, self.model, self.optimizer, self.masters.by_name)
         self.step = state.step
-        self.token_budget = state.token_budget or self.token_budget
+        # what fell when memory ran out stays down, and a person may have set a smaller one since
+        self.token_budget = min((budget for budget in (state.token_budget, self.token_budget) if budget), default=0)
         self.spending = Spending(state.tokens, state.compute)
 
     def _train(self) -> None:

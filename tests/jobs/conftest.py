@@ -24,7 +24,7 @@ BAD_CONFIG = '{"mc_samples": 0}'  # a worker that reads it ends before it loads 
 # Enough supervised steps for some reward, so that the updates have something to do.
 QUICK = TrainConfig(
     warmup_steps=100, warmup_examples=512, correct_fraction=1.0, train_steps=40, prompts_per_step=4, group_size=4,
-    eval_problems=8, eval_every=20, mc_samples=2, bound_probe=4, threads=1,
+    eval_problems=8, eval_every=20, mc_samples=2, bound_probe=4, threads=1, retries=0,
 )  # fmt: skip
 
 

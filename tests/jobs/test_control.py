@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import update
 from bgpo.config import TrainConfig
 from bgpo.jobs import control, runner
 from bgpo.jobs.control import ControlError
+from bgpo.tasks.registry import TASKS
 from storage import tables
 from storage.runs import RunNotFound, get_run, run_events, transition
 
@@ -48,11 +50,59 @@ def test_an_ended_run_cannot_be_stopped(db, row, status):
         control.stop(db, row(status).id)
 
 
-@pytest.mark.parametrize("status", ["stopped", "failed"])
+@pytest.mark.parametrize("status", ["paused", "stopped", "failed"])
 def test_resume_queues_again(db, row, status):
     run = row(status)
     assert control.resume(db, run.id).status == "queued"
     assert run_events(db, run.id)[-1].who == "user"
+
+
+def test_pause_is_a_request_or_holds_back_what_is_queued(db, row):
+    queued = control.pause(db, row().id)
+    assert (queued.status, queued.reason) == ("paused", "Paused before it began.")
+    assert control.pause(db, queued.id).status == "paused"
+    working = row("running")
+    assert control.pause(db, working.id).requested == "pause"
+    assert control.stop(db, working.id).requested == "stop"  # the last word counts
+    assert control.pause(db, working.id).requested == "pause"
+    control.kill(db, working.id)
+    assert control.pause(db, working.id).requested == "kill"  # but a kill is not taken back
+    assert control.stop(db, queued.id).status == "stopped"
+    with pytest.raises(ControlError, match="is not running; it is stopped"):
+        control.pause(db, queued.id)
+
+
+def out_of_memory(db, runs_folder, **values):
+    run = control.submit(db, TrainConfig(**values), runs_folder)
+    for status in ("launching", "running"):
+        transition(db, run.id, ("queued", "launching"), status)
+    transition(db, run.id, ("running",), "failed", failure_kind="oom_gpu")
+    return run
+
+
+def test_one_click_halves_the_pass_and_changes_nothing_else(db, runs_folder):
+    run = out_of_memory(db, runs_folder, token_budget=4000)
+    again = control.resume_smaller(db, run.id)
+    assert (again.status, again.retries) == ("queued", 0)
+    assert TrainConfig.from_json(again.config_json) == TrainConfig(token_budget=2000)
+
+
+def test_the_budget_that_memory_has_left_counts(db, runs_folder):
+    run = out_of_memory(db, runs_folder)
+    for step, budget in ((5, 900), (10, 600)):
+        folder = Path(run.folder, "checkpoints", f"step-{step}")
+        folder.mkdir(parents=True)
+        Path(folder, "training_state.json").write_text(
+            json.dumps({"phase": "training", "step": step, "token_budget": budget}))
+    assert TrainConfig.from_json(control.resume_smaller(db, run.id).config_json).token_budget == 300
+
+
+def test_a_pass_of_one_completion_cannot_be_halved(db, runs_folder, row):
+    run = out_of_memory(db, runs_folder, token_budget=TASKS["adder"].prompt_length + 8)
+    with pytest.raises(ControlError, match="a single completion already; fork it"):
+        control.resume_smaller(db, run.id)
+    with pytest.raises(ControlError, match="did not fail for want of memory"):
+        control.resume_smaller(db, row("failed").id)
 
 
 @pytest.mark.parametrize("status", ["queued", "launching", "running", "finished"])

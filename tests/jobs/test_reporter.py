@@ -13,7 +13,8 @@ import storage.database
 from bgpo.config import TrainConfig
 from bgpo.jobs import reporter as module
 from bgpo.jobs.narrator import Narrator
-from bgpo.jobs.reporter import Rate, Reporter, Spool
+from bgpo.jobs.pace import Rate
+from bgpo.jobs.reporter import Reporter, Spool
 from bgpo.training.health import Health
 from bgpo.training.metrics import METRICS
 from storage.alerts import alerts_of

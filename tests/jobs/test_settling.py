@@ -58,10 +58,18 @@ def test_killed_says_so_with_what_is_kept(db, row):
     end = settled(db, run)
     assert end.status == "failed"
     assert end.reason == (
-        "The training process was killed (signal 9), probably because the machine ran out of memory. "
+        "The training process was killed (signal 9), perhaps by hand, perhaps because the machine ran out of memory. "
         "Resume goes on from step 5."
     )
+    assert end.failure_kind == "killed"
     assert run_events(db, run.id)[-1].who == "scheduler"
+
+
+def test_a_kill_by_the_system_is_told_apart(db, row):
+    run = row("running")
+    left(run, exit={"returncode": -9, "out_of_memory": True})
+    end = settled(db, run)
+    assert (end.failure_kind, "because memory had run out" in end.reason) == ("oom_host", True)
 
 
 def test_a_crash_shows_the_exception(db, row):
@@ -96,8 +104,18 @@ def test_a_kill_on_request_is_no_failure(db, row):
     assert (end.status, end.requested, end.reason) == ("stopped", None, "Killed on request.")
 
 
+def test_the_workers_word_names_the_kind_of_failure(db, row):
+    run = row("running")
+    left(run, result={"status": "failed", "reason": "Out of memory.", "kind": "oom_gpu", "step": 3})
+    assert settled(db, run).failure_kind == "oom_gpu"
+    run = row("running")
+    left(run, result={"status": "paused", "reason": "Paused at step 3.", "step": 3})
+    assert settled(db, run).status == "paused"
+
+
 def test_a_reboot_is_recognised(db, row):
-    assert "restarted" in settled(db, row("running"), boot_id="an earlier boot", pid=1, process_started=1).reason
+    end = settled(db, row("running"), boot_id="an earlier boot", pid=1, process_started=1)
+    assert ("restarted" in end.reason, end.failure_kind) == (True, "lost")
 
 
 def test_everything_killed_at_once(db, row):
@@ -117,6 +135,7 @@ def test_a_launch_has_time(db, row):
     assert settled(db, run, heartbeat_at=time.time() - 5).status == "launching"
     end = settled(db, run, heartbeat_at=time.time() - settling.LAUNCH_DEADLINE - 1)
     assert (end.status, "No process took up the run" in end.reason) == ("failed", True)
+    assert end.failure_kind == "launch_timeout"
 
 
 @linux

@@ -27,7 +27,7 @@ from bgpo.config import KNOBS
 from bgpo.jobs import control, runner, settling
 from bgpo.jobs.command import command_line
 from bgpo.jobs.scheduler import Scheduler
-from bgpo.jobs.worker import JOBS, _failure, main
+from bgpo.jobs.worker import JOBS, main
 from storage.checkpoints import checkpoints_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import points_after
@@ -99,7 +99,8 @@ def test_a_killed_worker_is_failed_with_a_reason_and_its_log(db, scheduler, subm
     before = scheduler.spared
     failed = reaches(db, run, "failed")
     assert scheduler.spared - before <= 1
-    assert failed.reason.startswith("The training process was killed (signal 9), probably because the machine ran out")
+    assert failed.reason.startswith("The training process was killed (signal 9), perhaps by hand")
+    assert failed.failure_kind == "killed"
     assert settling.log_tail(Path(run.folder))[0].endswith("Run 1, adder bgpo K=2 seed 0")
 
 
@@ -345,36 +346,3 @@ def test_every_job_that_can_be_chosen_is_a_function_of_four():
     for name in JOBS.values():
         taken = list(inspect.signature(pkgutil.resolve_name(name)).parameters)
         assert taken == ["config", "folder", "listener", "warm_start_cache"], name
-
-
-class AtStep:
-    step = 6
-
-
-def test_out_of_memory_is_told_apart_with_advice():
-    import torch
-
-    errors: list[BaseException] = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(1 << 55)  # more than any address space holds
-    for error in [*errors, caught.value]:
-        end = _failure(error, AtStep())
-        assert end.status == "failed"
-        assert end.reason.startswith("Out of memory at step 7. Lower token_budget") and "objective bgpo" in end.reason
-
-
-@pytest.mark.parametrize(
-    "error, reason",
-    [
-        (KeyError("lr"), "KeyError: 'lr'."),
-        (RuntimeError(), "RuntimeError: no message."),
-        (ValueError("device = cuda is not there; choose cpu."), "device = cuda is not there; choose cpu."),
-        (ValueError("math domain error"), "ValueError: math domain error."),
-        (OSError(28, "Full"), "The disk that holds the run's folder is full; free some space and press Resume."),
-        (SystemExit(3), "SystemExit: 3."),
-        (RuntimeError("two\nlines"), "RuntimeError: two lines."),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_every_failure_is_one_plain_sentence(error, reason):
-    assert _failure(error, AtStep()).reason == reason
