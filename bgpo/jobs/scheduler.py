@@ -7,13 +7,18 @@ is an ordinary tick, and two apps on one database do no harm to each other.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from bgpo.jobs import stalls
+from bgpo.jobs import logs, stalls
 from bgpo.jobs.devices import Inventory, nvidia_gpus, offer
 from bgpo.jobs.launcher import LaunchError, launch
 from bgpo.jobs.leasing import devices_of, release_unused
@@ -25,36 +30,87 @@ from storage.settings import cpu_slots, queue_paused
 
 DISPATCH_EVERY = 1  # seconds
 REAP_EVERY = 2  # seconds
+LOGS_EVERY = 15  # seconds
+LATE = 5.0  # seconds without a dispatch tick, by the monotonic clock, after which the clockwork is built anew
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chore:
+    """Something else to be done now and then, such as freeing old checkpoints."""
+
+    name: str
+    seconds: float
+    work: Callable[[], object]
 
 
 class Scheduler:
     """APScheduler jobs on one database. As many runs compute at once as there are devices for."""
 
-    def __init__(self, db: Database, gpus: Inventory = nvidia_gpus):
+    def __init__(self, db: Database, gpus: Inventory = nvidia_gpus, chores: Sequence[Chore] = ()):
         self._db, self._gpus = db, gpus
+        own = [
+            Chore("dispatch", DISPATCH_EVERY, self._dispatch_tick), Chore("reap", REAP_EVERY, self.reap),
+            Chore("logs", LOGS_EVERY, self.cut_logs),
+        ]
+        self._chores = [*own, *chores]
         self._runners: list[subprocess.Popen[bytes]] = []  # only to bury those of ours that end; never asked for state
         self._clock: BackgroundScheduler | None = None
+        self._ticked, self._ticking = time.monotonic(), False
+        self._closed = threading.Event()
+        self.restarts = 0  # of a clockwork that stood still
 
     def start(self) -> None:
         """Settles what was lost while no app was there, then ticks in the background."""
         if self._clock is not None:
             return
         self.reap()
-        self._clock = BackgroundScheduler(timezone="UTC")  # jobs in memory: they are made here at every start
-        for name, tick, seconds in (("dispatch", self.dispatch, DISPATCH_EVERY), ("reap", self.reap, REAP_EVERY)):
-            # a tick that comes late, after a suspended laptop for instance, still runs, and runs once
-            self._clock.add_job(
-                tick, "interval", seconds=seconds, id=name, max_instances=1, coalesce=True, misfire_grace_time=None
-            )
-        self._clock.start()
+        self._closed.clear()
+        self._clock = self._wind_up()
+        threading.Thread(target=self._watch, name="scheduler-watchdog", daemon=True).start()
 
     def shutdown(self) -> None:
         """Ends the ticking. Runs go on; the next app finds them."""
+        self._closed.set()
         if self._clock is not None:
             self._clock.shutdown(wait=True)
             self._clock = None
+
+    def _wind_up(self) -> BackgroundScheduler:
+        self._ticked = time.monotonic()
+        clock = BackgroundScheduler(timezone="UTC")  # jobs in memory: they are made here at every start
+        for chore in self._chores:
+            # a tick that comes late, after a suspended laptop for instance, still runs, and runs once
+            clock.add_job(
+                chore.work, "interval", seconds=chore.seconds, id=chore.name, max_instances=1, coalesce=True,
+                misfire_grace_time=None,
+            )  # fmt: skip
+        clock.start()
+        return clock
+
+    def _watch(self) -> None:
+        """Builds the clockwork anew when it stands still.
+
+        APScheduler's thread ends at an exception between two jobs, and after the wall clock was set back it waits for
+        the time that it had planned; either way it goes on saying that it runs.
+        """
+        while not self._closed.wait(LATE / 5):
+            late = time.monotonic() - self._ticked > LATE and not self._ticking
+            if not late or self._closed.is_set():
+                continue
+            self.restarts += 1
+            _log.warning("The scheduler stood still and is started again.")
+            stopped, self._clock = self._clock, self._wind_up()
+            with contextlib.suppress(Exception):  # it may be in any state
+                stopped.shutdown(wait=False)
+
+    def _dispatch_tick(self) -> None:
+        self._ticking = True
+        try:
+            self.dispatch()
+        finally:
+            self._ticked, self._ticking = time.monotonic(), False
 
     def dispatch(self) -> None:
         """One tick: carries out kills, takes devices back, then starts queued runs while there are devices for them."""
@@ -86,3 +142,8 @@ class Scheduler:
                 stalls.watch(self._db, run, now)
             except Exception:  # one run's broken folder must not keep the others from being settled
                 _log.exception("Run %d could not be settled", run.id)
+
+    def cut_logs(self) -> None:
+        """One tick: no log of a working run grows without end."""
+        for run in live_runs(self._db):
+            logs.keep_within(Path(run.folder))

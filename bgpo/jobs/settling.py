@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import signal
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import select
 
-from bgpo.jobs import runner
+from bgpo.jobs import logs, runner
 from bgpo.jobs.ends import End
 from bgpo.jobs.reporter import replay_spool
 from bgpo.jobs.retrying import conclude, newest_step
@@ -24,7 +23,6 @@ from storage.runs import ENDED, LIVE, Run, get_run
 
 LAUNCH_DEADLINE = 60.0  # seconds from the claim until the runner must hold the lock
 SILENCE = 120.0  # seconds without heartbeat after which a run whose folder is not on this machine counts as lost
-_TAIL_BYTES = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -141,16 +139,6 @@ def end_of(run: Run) -> End:
     return End("failed", "Its processes disappeared without a word; something killed them all at once.", "lost")
 
 
-def log_tail(folder: Path, lines: int = 40) -> list[str]:
-    """The last lines of the run's log; empty when there is none. Cheap however long the log is."""
-    try:
-        with open(folder / runner.LOG, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []
-
-
 def last_cause(lines: list[str]) -> str:
     """The line that says why: the exception under the last traceback, else the last line that says anything."""
     starts = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
@@ -160,7 +148,7 @@ def last_cause(lines: list[str]) -> str:
 
 
 def _cause(left: dict, folder: Path) -> End:
-    code, cause = left.get("returncode"), last_cause(log_tail(folder, lines=400))
+    code, cause = left.get("returncode"), last_cause(logs.tail(folder, lines=400))
     if left.get("problem"):
         return End("failed", f"The training process did not start: {left['problem']}.", "exception")
     if isinstance(code, int) and code < 0:

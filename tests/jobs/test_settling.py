@@ -220,15 +220,6 @@ def test_a_kill_reaches_the_whole_tree(db, data, row):
     assert get_run(db, run.id).reason == "Killed on request."
 
 
-def test_log_tail_is_the_end_however_long(data):
-    assert settling.log_tail(data) == []
-    with open(data / "log.txt", "w") as file:
-        file.writelines(f"line {number}\n" for number in range(200_000))
-    began = time.thread_time()  # what others take of the processor does not count
-    assert settling.log_tail(data, 3) == ["line 199997", "line 199998", "line 199999"]
-    assert time.thread_time() - began < 0.1
-
-
 @pytest.mark.parametrize(
     "lines, cause",
     [

@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from bgpo.config import KNOBS
-from bgpo.jobs import control, runner, settling
+from bgpo.jobs import control, logs, runner, settling
 from bgpo.jobs.command import command_line
 from bgpo.jobs.scheduler import Scheduler
 from bgpo.jobs.worker import JOBS, main
@@ -92,7 +92,7 @@ def test_a_run_is_watched_stopped_and_resumed_to_its_end_over_a_restart_of_the_a
 
 def test_a_killed_worker_is_failed_with_a_reason_and_its_log(db, scheduler, submit):
     run = reaches(db, submit(), "running")
-    wait_until(lambda: settling.log_tail(Path(run.folder)), "a line in the log")
+    wait_until(lambda: logs.tail(Path(run.folder)), "a line in the log")
     os.kill(run.pid, signal.SIGKILL)
     # its runner gives the lock back last; only a tick that was under way then may still miss it
     wait_until(lambda: runner.lock_state(Path(run.folder)) == "free", "the runner to end")
@@ -101,7 +101,7 @@ def test_a_killed_worker_is_failed_with_a_reason_and_its_log(db, scheduler, subm
     assert scheduler.spared - before <= 1
     assert failed.reason.startswith("The training process was killed (signal 9), perhaps by hand")
     assert failed.failure_kind == "killed"
-    assert settling.log_tail(Path(run.folder))[0].endswith("Run 1, adder bgpo K=2 seed 0")
+    assert logs.tail(Path(run.folder))[0].endswith("Run 1, adder bgpo K=2 seed 0")
 
 
 def test_a_config_that_cannot_run_fails_with_its_sentence(db, scheduler, row):
