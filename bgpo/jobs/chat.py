@@ -138,9 +138,9 @@ class Chat:
 
 
 def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Iterator[dict[str, Any]]:
-    import torch
-
-    from bgpo.models.sampler import SamplerSettings, denoise
+    from bgpo.models.decoding import SamplerSettings
+    from bgpo.models.noise import Noise
+    from bgpo.models.sampler import Watch, denoise
 
     try:
         prompt_ids = model.encode_prompts([text], task.prompt_length)
@@ -154,10 +154,9 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
         "kind": "start", "prompt": text, "prompt_tokens": list(text), "length": settings.completion_length,
         "block_length": settings.block_length, "steps": settings.denoising_steps,
     }
-    generator = torch.Generator(model.device).manual_seed(settings.seed)
     start = time.perf_counter()
     event = None
-    for event in denoise(model, prompt_ids, sampler, generator, guesses=True):
+    for event in denoise(model, prompt_ids, sampler, Noise(settings.seed), watch=Watch(guesses=True)):
         yield _step(model, event, time.perf_counter() - start)
         if stopped():
             return
@@ -166,11 +165,11 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
 
 def _step(model, event, seconds: float) -> dict[str, Any]:
     fixed = event.committed[0].nonzero()[:, 0].tolist()
-    open_positions = (event.ids[0] == model.mask_id).nonzero()[:, 0].tolist()
+    guessed = (event.guess_confidence[0] > 0) & (event.ids[0] == model.mask_id)
     return {
         "kind": "step", "step": event.step, "seconds": seconds,
         "commits": _placed(model, fixed, event.ids[0], event.confidence[0]),
-        "ghosts": _placed(model, open_positions, event.guess_ids[0], event.guess_confidence[0]),
+        "ghosts": _placed(model, guessed.nonzero()[:, 0].tolist(), event.guess_ids[0], event.guess_confidence[0]),
     }
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bgpo.models.cache import ReadKV
 from bgpo.models.text import Text
 
 
@@ -61,6 +62,7 @@ class Denoiser:
         mask_id, pad_id, eos_id: token ids; `eos_ids` are all that end a completion, `eos_id` is the one that fills it.
         banned_ids: tokens that sampling never writes (mask, and padding where that is a token of its own).
         attention_block: 0, or the length of the blocks of a block-causal model.
+        logit_shift: whether the weights predict one position ahead; `hidden` has put that right.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: Spec | None = None):
@@ -71,7 +73,7 @@ class Denoiser:
         self.spec = spec or tiny_spec(tokenizer)
         self.mask_id, self.pad_id = self.spec.mask_id, self.spec.pad_id
         self.eos_ids, self.eos_id = self.spec.eos_ids, self.spec.eos_ids[0]
-        self.attention_block = self.spec.attention_block
+        self.attention_block, self.logit_shift = self.spec.attention_block, self.spec.logit_shift
         self.banned_ids = [self.mask_id] + [self.pad_id] * (self.pad_id not in self.eos_ids)
         self.text = Text(tokenizer, self.spec.prompt_style, self.spec.turn_end_id, self.spec.template_options)
 
@@ -82,6 +84,15 @@ class Denoiser:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def layers(self) -> int:
+        return self.model.config.num_hidden_layers
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the rows of the head."""
+        return self.model.config.vocab_size
 
     def valid(self, ids: Tensor) -> Tensor:
         """(B, T) -> (B, T) bool: false on the left padding.
@@ -98,6 +109,7 @@ class Denoiser:
         valid: Tensor | None = None,
         positions: Tensor | None = None,
         completion_ids: Tensor | None = None,
+        cache: ReadKV | None = None,
     ) -> Tensor:
         """(B, T) ids -> (B, T, D): `logits(hidden[:, i])` is the prediction for position i, whatever the family.
 
@@ -109,20 +121,44 @@ class Denoiser:
             completion_ids: (B, L) the clean tokens of the last L columns, for block-causal models alone. Each block
                 then reads the clean blocks before it instead of their noised ones, as when it is decoded
                 (BD3LM, arXiv 2503.09573): the states that a likelihood needs. None: it reads `ids` as they stand.
+            cache: keys and values of other columns, which the ids read as well; `ids` are then its window. Of a model
+                with shifted logits, the first state of a window is right only where the window begins the canvas.
         """
         valid = self.valid(ids) if valid is None else valid
+        if cache is not None:
+            states = self._cached(ids, valid, positions, cache)
+            return _shifted(states, valid) if self.logit_shift else states
         padded = not bool(valid.all())
         if padded and positions is None:
             positions = (valid.cumsum(1) - 1).clamp(min=0)
         if self.attention_block:
             return self._block_causal(ids, valid, positions, padded, completion_ids)
         states = self._states(ids, valid if padded else None, positions)
-        return _shifted(states, valid) if self.spec.logit_shift else states
+        return _shifted(states, valid) if self.logit_shift else states
 
-    def _states(self, ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    def _states(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: ReadKV | None = None
+    ) -> Tensor:
         return self.model.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=False
         ).last_hidden_state
+
+    def _cached(self, ids: Tensor, valid: Tensor, positions: Tensor | None, cache: ReadKV) -> Tensor:
+        seen = torch.cat([cache.seen, valid], dim=1)  # (B, kept + T)
+        padded = not bool(seen.all())
+        if padded and positions is None:
+            positions = (valid.cumsum(1) - 1).clamp(min=0)
+        mask = seen if padded else None
+        if self.attention_block:
+            columns = torch.cat([cache.columns, cache.window])
+            key, query = (
+                torch.div(column, self.attention_block, rounding_mode="floor") for column in (columns, cache.window)
+            )
+            mask = (key <= query[:, None])[None]
+            if padded:
+                mask = (mask & seen[:, None]) | (columns == cache.window[:, None])
+            mask = mask[:, None].expand(len(ids), 1, -1, -1)
+        return self._states(ids, mask, positions, cache)
 
     def _block_causal(
         self, ids: Tensor, valid: Tensor, positions: Tensor | None, padded: bool, clean: Tensor | None

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from bgpo.config import TrainConfig
+from bgpo.models.decoding import SamplerSettings
 from bgpo.models.denoiser import Denoiser
-from bgpo.models.sampler import Denoised, SamplerSettings, complete
+from bgpo.models.noise import Noise
+from bgpo.models.sampler import Denoised, complete
 from bgpo.tasks.base import Problem, Task, problems
 from bgpo.training.rollouts import Judge, trace_json
-from bgpo.training.seeds import python_random, torch_generator
+from bgpo.training.seeds import derived_seed, python_random
 
 SHOWN = 6
 _ROWS_PER_PASS = 512
@@ -80,11 +82,12 @@ def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised
     settings = SamplerSettings(
         config.completion_length, config.denoising_steps, config.block_length, temperature, config.eval_remasking
     )
-    generator = torch_generator(config.seed, f"evaluation at {temperature}", device=model.device)
+    seed = derived_seed(config.seed, f"evaluation at {temperature}")
     parts = []
     for start in range(0, len(held_out), _ROWS_PER_PASS):
         prompts = [problem.prompt for problem in held_out[start : start + _ROWS_PER_PASS]]
-        parts.append(complete(model, model.encode_prompts(prompts, task.prompt_length), settings, generator, check))
+        noise = Noise(seed, torch.arange(start, start + len(prompts), device=model.device))
+        parts.append(complete(model, model.encode_prompts(prompts, task.prompt_length), settings, noise, check))
     return parts[0], [text for part in parts for text in model.decode(part.ids)]
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from bgpo.algorithm.advantages import ADVANTAGES
 from bgpo.config import TrainConfig
+from bgpo.models.decoding import SamplerSettings
 from bgpo.models.denoiser import Denoiser
-from bgpo.models.sampler import Denoised, SamplerSettings, complete
+from bgpo.models.noise import Noise
+from bgpo.models.sampler import Denoised, complete
 from bgpo.tasks.base import Problem, Reward, Task, problems
-from bgpo.training.seeds import python_random, torch_generator
+from bgpo.training.seeds import derived_seed, python_random
 
 Judge = Callable[[Problem, str], Reward]
 
@@ -68,7 +70,7 @@ class KeptRollout:
 def rollout_settings(config: TrainConfig) -> SamplerSettings:
     return SamplerSettings(
         config.completion_length, config.denoising_steps, config.block_length, config.temperature, config.remasking,
-        config.masked_head,
+        masked_rows_only=config.masked_head,
     )
 
 
@@ -88,8 +90,8 @@ def collect(
     P, G = config.prompts_per_step, config.group_size
     chosen = problems(task, "train", P, python_random(config.seed, "problems", step))
     prompt_ids = model.encode_prompts([p.prompt for p in chosen], task.prompt_length).repeat_interleave(G, 0)
-    generator = torch_generator(config.seed, "rollout", step, model.device)
-    done = complete(model, prompt_ids, rollout_settings(config), generator, check)
+    noise = Noise(derived_seed(config.seed, "rollout", step))
+    done = complete(model, prompt_ids, rollout_settings(config), noise, check)
     texts = model.decode(done.ids)
     judge = judge or task.reward
     verdicts = [judge(chosen[row // G], text) for row, text in enumerate(texts)]
@@ -141,5 +143,5 @@ def _metrics(
         "completion/tokens_max": float(tokens.max().item()),
         # the mean surprise of what was drawn: an unbiased estimate that needs no pass of its own
         "policy/entropy": -done.logprob.mean().item(),
-        "rollout/nfe": float(done.nfe),
+        "rollout/nfe": done.nfe.float().mean().item(),
     }

@@ -11,6 +11,7 @@ import torch
 from bgpo.algorithm.elbo import Head, Pairs, backward_in_chunks, dense, read_head, token_logprob
 from bgpo.algorithm.masking import DrawShape, coupled, draw_masks, full, one_ratio, trace_steps
 from bgpo.algorithm.objectives import OBJECTIVES
+from bgpo.models.noise import Noise
 from bgpo.models.sampler import complete
 from bgpo.tasks.base import Reward
 from bgpo.tasks.registry import TASKS
@@ -242,7 +243,7 @@ def test_all_path_steps_add_up_to_the_likelihood_of_the_path():
     config = STEP.with_values(objective="tracerl", temperature=1.0, denoising_steps=8)
     model = tiny()
     prompts = model.encode_prompts(["b*c-d*b", "a+b*c"], 11)
-    done = complete(model, prompts, rollout_settings(config), torch.Generator().manual_seed(0))
+    done = complete(model, prompts, rollout_settings(config), Noise(0))
     rollouts = replace(
         rollouts_of(config), prompt_ids=prompts, completion_ids=done.ids, commit_step=done.commit_step,
         logprob=done.logprob, prompt_length=(prompts != model.pad_id).sum(1), reward=torch.zeros(1, 2),
