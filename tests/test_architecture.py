@@ -30,7 +30,8 @@ OURS = {
     "bgpo/presets.py": ("bgpo.config",),
 }
 TORCH_FREE = ("storage", "bgpo/tasks", "ui", "app.py", "bgpo/config.py", "bgpo/presets.py", "bgpo/training/metrics.py",
-              "bgpo/training/health.py", "bgpo/models/registry.py", "bgpo/models/decoding.py")
+              "bgpo/training/health.py", "bgpo/models/registry.py", "bgpo/models/decoding.py",
+              "bgpo/models/trace.py")
 
 
 def sources(part: str) -> list[Path]:

@@ -142,6 +142,12 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
     from bgpo.models.noise import Noise
     from bgpo.models.sampler import Watch, denoise
 
+    longest = MODELS[model.spec.family].max_completion_length
+    if settings.completion_length > longest:
+        raise ChatError(
+            f"completion_length = {settings.completion_length} is longer than this model is built for; give at most "
+            f"{longest}.", "completion_length",
+        )
     try:
         prompt_ids = model.encode_prompts([text], task.prompt_length)
     except ValueError as error:
@@ -205,12 +211,6 @@ def _number(values: Mapping[str, Any], name: str, low: float, high: float, kind:
 
 def _refuse_contradictions(settings: ChatSettings) -> None:
     length, block, steps = settings.completion_length, settings.block_length, settings.denoising_steps
-    longest = max(family.max_completion_length for family in MODELS.values())
-    if length > longest:
-        raise ChatError(
-            f"completion_length = {length} is longer than any model here is built for; give at most {longest}.",
-            "completion_length",
-        )
     if length % block:
         raise ChatError(
             f"block_length = {block} does not divide completion_length = {length}; change one of them.", "block_length"

@@ -71,7 +71,8 @@ def test_a_prompt_that_states_no_problem_is_answered_without_a_verdict(chat, che
     ({"denoising_steps": 3}, "denoising_steps"), ({"denoising_steps": 9, "block_length": 8}, "denoising_steps"),
     ({"block_length": 3}, "block_length"), ({"temperature": float("nan")}, "temperature"),
     ({"temperature": -1}, "temperature"), ({"seed": 1.5}, "seed"), ({"seed": None}, "seed"),
-    ({"remasking": "<b>"}, "remasking"), ({"completion_length": 4096, "block_length": 8}, "completion_length"),
+    ({"remasking": "<b>"}, "remasking"),
+    ({"completion_length": 4096, "block_length": 4096, "denoising_steps": 4096}, "completion_length"),
     ({"completion_length": "8"}, None), ({"prompt": "  "}, "prompt"), ({"prompt": "é+1"}, "prompt"),
     ({"prompt": "1+" * 50}, "prompt"),
 ])
