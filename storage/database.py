@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import Connection, Dialect, Engine, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
@@ -25,6 +26,7 @@ from sqlalchemy.exc import (
     NoSuchModuleError,
     ProgrammingError,
 )
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert
 
 try:  # the wheel brings a newer SQLite than most systems; see `wal_is_safe`
@@ -177,14 +179,35 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
 
 def upsert(connection: Connection, table: Table, key: Sequence[str]) -> Insert:
     """INSERT ... ON CONFLICT (key) DO UPDATE of every other column; the rows given to `execute` must be whole."""
-    insert = new_insert(connection, table)
-    others = [column.name for column in table.columns if column.name not in key]
-    return insert.on_conflict_do_update(index_elements=key, set_={name: insert.excluded[name] for name in others})
+    return _upsert(connection.dialect.name, table, tuple(key))
+
+
+def upsert_plain(connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Upserts rows of plain numbers that need no conversion: the write of every step, at a fifth of the cost."""
+    compiled = _compiled(connection.dialect, table, tuple(key))
+    given = [tuple(row[name] for name in compiled.positiontup) for row in rows] if compiled.positional else list(rows)
+    connection.exec_driver_sql(compiled.string, given)
 
 
 def new_insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that knows ON CONFLICT: both dialects have it under the same names."""
-    return (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
+    return _new_insert(connection.dialect.name, table)
+
+
+def _new_insert(dialect_name: str, table: Table) -> sqlite.Insert | postgresql.Insert:
+    return (sqlite.insert if dialect_name == "sqlite" else postgresql.insert)(table)
+
+
+@cache
+def _upsert(dialect_name: str, table: Table, key: tuple[str, ...]) -> Insert:
+    insert = _new_insert(dialect_name, table)
+    others = [column.name for column in table.columns if column.name not in key]
+    return insert.on_conflict_do_update(index_elements=key, set_={name: insert.excluded[name] for name in others})
+
+
+@cache
+def _compiled(dialect: Dialect, table: Table, key: tuple[str, ...]) -> SQLCompiler:
+    return _upsert(dialect.name, table, key).compile(dialect=dialect, column_keys=[c.name for c in table.columns])
 
 
 @cache  # one warning per process

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, case, func, select, update
 
 from storage.alerts import Alert, write_alerts
 from storage.completions import Completion, write_completions
-from storage.database import Database, new_insert, upsert
+from storage.database import Database, new_insert, upsert_plain
 from storage.rollouts import Rollout, write_rollouts
+from storage.rollups import WIDTHS, Bucket, covering, keep_up, level_for, merged, metric_id_of, overview
 from storage.runs import RunNotFound
-from storage.tables import clean_text, metric, point, run
+from storage.tables import clean_text, finite, metric, point, run
 from storage.tables import latest as latest_point
 
+_SHORT = 8_192  # steps; a curve up to here is read point by point
 
-@dataclass(frozen=True)
-class Point:
+
+class Point(NamedTuple):
     """One value of one metric. `value` is None where it was NaN or infinite: a gap."""
 
     metric: str
@@ -41,18 +45,6 @@ class Progress:
     stall_after: float | None = None  # seconds without any that are too many
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A range of steps of a curve. All values are None in a bucket that holds only gaps."""
-
-    step: int  # where `last` is
-    seconds: float
-    minimum: float | None
-    maximum: float | None
-    last: float | None
-    count: int  # points with a value
-
-
 def flush(
     db: Database,
     run_id: int,
@@ -67,7 +59,7 @@ def flush(
     Upserts: writing the same again, after an error or by a resumed run, does no harm.
     Raises RunNotFound when the run was deleted, StorageError when the database cannot be written now.
     """
-    points = list({(clean_text(p.metric), int(p.step)): p for p in points}.values())  # the last of twins counts
+    points = list({(p.metric, int(p.step)): p for p in points}.values())  # the last of twins counts
     with db.write() as connection:
         sequence, requested = _beat(connection, run_id, len(points), progress)
         if points:
@@ -84,16 +76,18 @@ def points_after(db: Database, run_id: int, cursor: int, limit: int = 20_000) ->
     Start with 0. A point that is written again appears again, so replace by (metric, step). Costs what is
     new, whatever the length of the run. When it returns `limit` points there may be more.
     """
-    query = (
-        select(metric.c.name, point.c.step, point.c.seconds, point.c.value, point.c.sequence)
-        .join(metric, metric.c.id == point.c.metric_id)
-        .where(point.c.run_id == run_id, point.c.sequence > cursor)
-        .order_by(point.c.sequence)
-        .limit(limit)
-    )
     with db.read() as connection:
-        rows = connection.execute(query).all()
-    return [Point(*row[:4]) for row in rows], rows[-1].sequence if rows else cursor
+        rows = connection.execute(_AFTER, {"of_run": run_id, "cursor": cursor, "most": limit}).all()
+    return [Point._make(row[:4]) for row in rows], rows[-1].sequence if rows else cursor
+
+
+_AFTER = (
+    select(metric.c.name, point.c.step, point.c.seconds, point.c.value, point.c.sequence)
+    .join(metric, metric.c.id == point.c.metric_id)
+    .where(point.c.run_id == bindparam("of_run"), point.c.sequence > bindparam("cursor"))
+    .order_by(point.c.sequence)
+    .limit(bindparam("most", type_=Integer))
+)
 
 
 def values_by_step(
@@ -125,59 +119,26 @@ def series(
     """The curve between the steps `low` and `high` (inclusive, None for open) in at most `buckets` buckets.
 
     Buckets are equally wide in steps and keep minimum and maximum, so no spike is lost; empty ones are left out.
+    Costs the buckets, not the points: a long curve is read from its rollups.
     """
     if buckets < 1:
         raise ValueError(f"buckets must be at least 1, not {buckets}")
-    wanted = [point.c.run_id == run_id, point.c.metric_id == _metric_id(metric_name)]
-    wanted += [point.c.step >= low] if low is not None else []
-    wanted += [point.c.step <= high] if high is not None else []
     with db.read() as connection:
+        found = connection.execute(_newest_of(run_id, metric_name)).one_or_none()
+        if found is None:
+            return []
+        metric_id, newest = found
+        wanted = [point.c.run_id == run_id, point.c.metric_id == metric_id]
+        wanted += [point.c.step >= low] if low is not None else []
+        wanted += [point.c.step <= high] if high is not None else []
         first, last = connection.execute(_ends(wanted)).one()
         if first is None:
             return []
         width = -(-(last - first + 1) // buckets)
-        rows = connection.execute(_bucketed((point.c.step - first) // width, wanted)).all()
-    return [Bucket(row.step, row.seconds, row.minimum, row.maximum, row.value, row.count) for row in rows]
-
-
-def latest(db: Database, run_ids: Sequence[int]) -> dict[int, dict[str, tuple[int, float | None]]]:
-    """{run_id: {metric: (step, value)}} at each metric's highest step, in one query."""
-    query = (
-        select(latest_point.c.run_id, metric.c.name, latest_point.c.step, latest_point.c.value)
-        .join(metric, metric.c.id == latest_point.c.metric_id)
-        .where(latest_point.c.run_id.in_(run_ids))
-        .order_by(latest_point.c.run_id, metric.c.name)
-    )
-    found: dict[int, dict[str, tuple[int, float | None]]] = {run_id: {} for run_id in run_ids}
-    with db.read() as connection:
-        for run_id, name, step, value in connection.execute(query):
-            found[run_id][name] = (step, value)
-    return found
-
-
-def sparkline(
-    db: Database, run_ids: Sequence[int], metric_name: str, points: int = 40
-) -> dict[int, list[tuple[int, float | None]]]:
-    """{run_id: [(step, value), ...]}: at most `points` of one metric per run, each the last of its bucket.
-
-    One query for all runs; a run without the metric has an empty list.
-    """
-    if points < 1:
-        raise ValueError(f"points must be at least 1, not {points}")
-    wanted = [point.c.run_id.in_(run_ids), point.c.metric_id == _metric_id(metric_name)]
-    ends = (
-        select(point.c.run_id, func.min(point.c.step).label("first"), func.max(point.c.step).label("last"))
-        .where(*wanted)
-        .group_by(point.c.run_id)
-        .subquery()
-    )
-    width = (ends.c.last - ends.c.first + points) // points
-    number = (point.c.step - ends.c.first) // width
-    found: dict[int, list[tuple[int, float | None]]] = {run_id: [] for run_id in run_ids}
-    with db.read() as connection:
-        for row in connection.execute(_bucketed(number, wanted, ends)):
-            found[row.run_id].append((row.step, row.value))
-    return found
+        if level_for(width) < 0 or last - first < _SHORT:
+            rows = connection.execute(_bucketed((point.c.step - first) // width, wanted))
+            return [Bucket(row.step, row.seconds, row.minimum, row.maximum, row.value, row.count) for row in rows]
+        return overview(connection, run_id, metric_id, first, last, newest, buckets)
 
 
 def _beat(connection: Connection, run_id: int, count: int, progress: Progress | None) -> tuple[int, str | None]:
@@ -186,70 +147,106 @@ def _beat(connection: Connection, run_id: int, count: int, progress: Progress | 
     On PostgreSQL this also locks the row, so sequence numbers are committed in the order they are given
     out: a reader's cursor can never pass a point that is not there yet.
     """
-    values = {"heartbeat_at": time.time(), "point_sequence": run.c.point_sequence + count}
-    values |= asdict(progress) if progress else {}
-    beat = update(run).where(run.c.id == run_id).values(values).returning(run.c.point_sequence, run.c.requested)
-    row = connection.execute(beat).one_or_none()
+    values = {"of_run": run_id, "now": time.time(), "count": count}
+    row = connection.execute(
+        *((_BEAT, values) if progress is None else (_PROGRESS, values | vars(progress)))
+    ).one_or_none()
     if row is None:
         raise RunNotFound(run_id)
     return row.point_sequence - count, row.requested
 
 
+_BEAT = (
+    update(run)
+    .where(run.c.id == bindparam("of_run"))
+    .values(heartbeat_at=bindparam("now"), point_sequence=run.c.point_sequence + bindparam("count"))
+    .returning(run.c.point_sequence, run.c.requested)
+)
+_PROGRESS = _BEAT.values({field.name: bindparam(field.name) for field in fields(Progress)})
+
+_OF_RUN = (latest_point.c.metric_id == metric.c.id) & (latest_point.c.run_id == bindparam("of_run"))
+_KNOWN = (
+    select(metric.c.name, metric.c.id, *(latest_point.c[name] for name in ("step", "value", "minimum", "maximum")))
+    .outerjoin_from(metric, latest_point, _OF_RUN)
+    .where(metric.c.name.in_(bindparam("names", expanding=True)))
+)
+
+
 def _write_points(connection: Connection, run_id: int, points: Sequence[Point], sequence: int) -> None:
-    ids = _metric_ids(connection, {clean_text(p.metric) for p in points})
-    rows = [
-        {
-            "run_id": run_id,
-            "metric_id": ids[clean_text(p.metric)],
-            "step": int(p.step),
-            "seconds": float(p.seconds),
-            "value": p.value,
-            "sequence": sequence + number,
-        }
-        for number, p in enumerate(points, start=1)
-    ]
-    connection.execute(upsert(connection, point, ("run_id", "metric_id", "step")), rows)
-    newest = {row["metric_id"]: row for row in sorted(rows, key=lambda row: row["step"])}
-    columns = [column.name for column in latest_point.columns]
-    insert = new_insert(connection, latest_point)
-    # Points replayed after an outage may be older than what is there.
-    replace = insert.on_conflict_do_update(
-        index_elements=["run_id", "metric_id"],
-        set_={"step": insert.excluded.step, "value": insert.excluded.value},
-        where=insert.excluded.step >= latest_point.c.step,
+    names = {name: clean_text(name) for name in {p.metric for p in points}}
+    known = _known_metrics(connection, run_id, set(names.values()))
+    rows, written = [], defaultdict(dict)
+    for number, p in enumerate(points, start=sequence + 1):
+        id, step, value = known[names[p.metric]].id, int(p.step), finite(p.value)
+        written[id][step] = value
+        rows.append({
+            "run_id": run_id, "metric_id": id, "step": step, "seconds": float(p.seconds), "value": value,
+            "sequence": number,
+        })  # fmt: skip
+    upsert_plain(connection, point, ("run_id", "metric_id", "step"), rows)
+    before = {seen.id: seen.step for seen in known.values() if seen.step is not None}
+    keep_up(connection, run_id, written, before)
+    upsert_plain(
+        connection, latest_point, ("run_id", "metric_id"),
+        [_latest_row(connection, run_id, seen, written[seen.id]) for seen in known.values()],
     )
-    connection.execute(replace, [{name: row[name] for name in columns} for row in newest.values()])
 
 
-def _metric_ids(connection: Connection, names: set[str]) -> dict[str, int]:
-    """Ids of the metrics, made for new names. Not cached: an id of a rolled-back transaction would stay."""
-    query = select(metric.c.name, metric.c.id).where(metric.c.name.in_(names))
-    ids = {name: id for name, id in connection.execute(query)}
-    missing = sorted(names - ids.keys())  # sorted: two writers that add the same names cannot deadlock
+def _latest_row(connection: Connection, run_id: int, seen: Row, written: dict[int, float | None]) -> dict[str, object]:
+    """What `latest` says of a metric after `written`, {step: value}; `seen` is what it said before, if anything."""
+    _, id, step, value, low, high = seen
+    newest = max(written)
+    if step is None or step < min(written):
+        values = [v for v in (*written.values(), low, high) if v is not None]
+        low, high = min(values, default=None), max(values, default=None)
+    else:  # written again: it may have been the extreme itself
+        parts = covering(connection, run_id, id, 0, max(newest, step) + 1, max(newest, step), len(WIDTHS) - 1)
+        whole = merged(parts, lambda step: 0)[0]
+        low, high = whole.minimum, whole.maximum
+    if step is None or step <= newest:
+        step, value = newest, written[newest]
+    return {"run_id": run_id, "metric_id": id, "step": step, "value": value, "minimum": low, "maximum": high}
+
+
+def _known_metrics(connection: Connection, run_id: int, names: set[str]) -> dict[str, Row]:
+    """By name: id, and step, value and extremes of what the run has of it. Ids are made for new names.
+
+    Not cached: an id of a rolled-back transaction would stay.
+    """
+    wanted = {"of_run": run_id, "names": sorted(names)}
+    found = {row.name: row for row in connection.execute(_KNOWN, wanted)}
+    missing = sorted(names - found.keys())  # sorted: two writers that add the same names cannot deadlock
     if missing:
         connection.execute(
             new_insert(connection, metric).on_conflict_do_nothing(index_elements=["name"]),
             [{"name": name} for name in missing],
         )
-        ids = {name: id for name, id in connection.execute(query)}
-    return ids
+        found = {row.name: row for row in connection.execute(_KNOWN, wanted)}
+    return found
 
 
-def _metric_id(name: str):
-    return select(metric.c.id).where(metric.c.name == name).scalar_subquery()
+def _newest_of(run_id: int, metric_name: str) -> Select:
+    """The metric's id and its highest step in the run."""
+    return select(latest_point.c.metric_id, latest_point.c.step).where(
+        latest_point.c.run_id == run_id, latest_point.c.metric_id == metric_id_of(metric_name)
+    )
 
 
 def _ends(wanted: Sequence) -> Select:
-    return select(func.min(point.c.step), func.max(point.c.step)).where(*wanted)
+    """The lowest and the highest step: two looks at the key, where min and max together would read every point."""
+    first, last = (
+        select(point.c.step).where(*wanted).order_by(order).limit(1).scalar_subquery()
+        for order in (point.c.step, point.c.step.desc())
+    )
+    return select(first, last)
 
 
-def _bucketed(number, wanted: Sequence, beside=None) -> Select:
-    """Points grouped per run by the bucket `number`, an expression over `point` and, per run, `beside`.
+def _bucketed(number: ColumnElement[int], wanted: Sequence[ColumnElement[bool]]) -> Select:
+    """The points of one metric of one run, grouped by the bucket `number`.
 
     `value`, `step` and `seconds` are those of the bucket's last point that has a value.
     """
     last_with_value = func.max(case((point.c.value.is_not(None), point.c.step)))
-    source = point if beside is None else point.join(beside, beside.c.run_id == point.c.run_id)
     groups = (
         select(
             point.c.run_id,
@@ -259,12 +256,11 @@ def _bucketed(number, wanted: Sequence, beside=None) -> Select:
             func.max(point.c.value).label("maximum"),
             func.count(point.c.value).label("count"),
         )
-        .select_from(source)
         .where(*wanted)
         .group_by(point.c.run_id, point.c.metric_id, number)
         .subquery()
     )
     same = [point.c[name] == groups.c[name] for name in ("run_id", "metric_id", "step")]
     columns = (groups.c.minimum, groups.c.maximum, groups.c.count)
-    query = select(point.c.run_id, point.c.step, point.c.seconds, point.c.value, *columns)
-    return query.join_from(groups, point, same[0] & same[1] & same[2]).order_by(point.c.run_id, point.c.step)
+    query = select(point.c.step, point.c.seconds, point.c.value, *columns)
+    return query.join_from(groups, point, same[0] & same[1] & same[2]).order_by(point.c.step)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, bindparam, delete, func, select, update
 
 from storage.database import Database, upsert
-from storage.tables import clean_text, rollout, rollout_group
+from storage.tables import clean_text, finite, rollout, rollout_group
 
 _COMPLETION_BITS, _PROBLEM_BITS, _STEP_BITS, _RUN_BITS = 10, 12, 20, 21
 _DELETED_AT_ONCE = 2_000  # rows; a search index forgets slowly, and other writers wait meanwhile
@@ -258,7 +257,7 @@ def _group_row(run_id: int, id: int, item: Rollout) -> dict[str, object]:
 
 
 def _row(run_id: int, item: Rollout) -> dict[str, object]:
-    parts = {clean_text(name): _finite(value) for name, value in item.parts.items()}
+    parts = {clean_text(name): finite(value) for name, value in item.parts.items()}
     paid = {value > 0 for value in parts.values() if value is not None}
     return {
         "id": rollout_id(run_id, item.step, item.problem_index, item.completion_index), "run_id": run_id,
@@ -267,10 +266,6 @@ def _row(run_id: int, item: Rollout) -> dict[str, object]:
         "advantage": item.advantage, "tokens": int(item.tokens), "reason": item.reason,
         "parts": json.dumps(parts, allow_nan=False), "disagrees": int(len(paid) > 1), "trace": item.trace,
     }  # fmt: skip
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _sum_up():

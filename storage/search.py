@@ -42,10 +42,10 @@ def search_rollouts(
     high = high if before is None else min(high, before - 1)
     find = _indexed if db.path is not None and len(looked_for) > 2 else _one_by_one
     with db.read() as connection:
-        ids = connection.scalars(find(looked_for, low, high).limit(limit + 1)).all()
-        query = select_rollouts().where(rollout.c.id.in_(ids[:limit]))
-        found = [rollout_of(row) for row in connection.execute(query.order_by(rollout.c.id.desc()))]
-    return found, ids[limit - 1] if len(ids) > limit else None
+        ids = find(looked_for, low, high).limit(limit + 1).scalar_subquery()
+        query = select_rollouts(rollout.c.id).where(rollout.c.id.in_(ids)).order_by(rollout.c.id.desc())
+        rows = connection.execute(query).all()
+    return [rollout_of(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
 
 
 def _indexed(looked_for: str, low: int, high: int) -> Select:

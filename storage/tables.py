@@ -4,7 +4,9 @@
     run_event    every change of a run's status: when, who, from, to, why
     metric       names of metrics, so that a point holds a number
     point        one value of one metric at one step of one run
-    latest       the point with the highest step of each metric of a run; saves list pages from reading curves
+    rollup       buckets of many points, so that a long curve is read without reading all of it
+    latest       the point with the highest step of each metric of a run, and its extremes; saves list pages from
+                 reading curves
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
     rollout_group, rollout   kept groups of training steps: the problem and its rewards; each completion
     checkpoint   folders that hold weights
@@ -47,6 +49,8 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 def clean_text(text: str) -> str:
     """`text` with NULs and lone surrogates replaced: byte-level tokenizers write both, databases refuse them."""
+    if text.isascii() and "\x00" not in text:
+        return text
     # The round trip joins surrogate pairs into the character they stand for and replaces the rest.
     joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return joined.replace("\x00", REPLACEMENT)
@@ -62,6 +66,14 @@ class CleanText(TypeDecorator[str]):
         return None if value is None else clean_text(value)
 
 
+def finite(value: Any) -> float | None:
+    """Anything that `float()` takes, None for what is no finite number."""
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
 class FiniteFloat(TypeDecorator[float]):
     """A float, or NULL for NaN and infinities: a gap in a plot, the same on every database.
 
@@ -72,10 +84,7 @@ class FiniteFloat(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Any) -> float | None:
-        if value is None:
-            return None
-        number = float(value)
-        return number if math.isfinite(number) else None
+        return finite(value)
 
 
 class PackedText(TypeDecorator[str]):
@@ -218,6 +227,22 @@ point = Table(
     sqlite_with_rowid=False,
 )
 
+rollup = Table(
+    "rollup",
+    metadata,
+    _of_run(primary_key=True),
+    Column("metric_id", Integer, ForeignKey("metric.id"), primary_key=True),
+    Column("level", Integer, primary_key=True),  # see `storage.rollups`
+    Column("bucket", Integer, primary_key=True),
+    Column("step", Integer, nullable=False),  # of the bucket's last point that has a value
+    Column("seconds", Double, nullable=False),
+    Column("minimum", FiniteFloat),
+    Column("maximum", FiniteFloat),
+    Column("last", FiniteFloat),
+    Column("count", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 latest = Table(
     "latest",
     metadata,
@@ -225,6 +250,8 @@ latest = Table(
     Column("metric_id", Integer, ForeignKey("metric.id"), primary_key=True),
     Column("step", Integer, nullable=False),
     Column("value", FiniteFloat),
+    Column("minimum", FiniteFloat),
+    Column("maximum", FiniteFloat),
     sqlite_with_rowid=False,
 )
 

@@ -27,7 +27,9 @@ from storage.checkpoints import checkpoints_of
 from storage.completions import completions_of
 from storage.database import OutOfRange, StorageError
 from storage.labels import LabelError
-from storage.metrics import Bucket, Point, latest, newest_cursor, points_after, series
+from storage.metrics import Point, newest_cursor, points_after, series
+from storage.rollups import Bucket
+from storage.run_list import latest
 from storage.runs import RunNotFound, get_run, list_runs, run_events
 from ui import label_routes, rollout_routes, run_words
 from ui.answers import RefusedRequest, body_of, json_answer

@@ -13,7 +13,7 @@ from typing import Any
 from bgpo.config import KNOBS, TrainConfig
 from storage.alerts import alert_counts
 from storage.labels import Labels, labels_of
-from storage.metrics import Bucket, latest, series, sparkline
+from storage.run_list import bests, latest, sparkline
 from storage.runs import Run, list_runs
 from ui import run_words
 from ui.services import Services
@@ -89,10 +89,10 @@ class RunSummaries:
 
     def _refresh(self, stale: list[int], sources: dict[int, _Source], runs: dict[int, Run]) -> None:
         now, sparks = latest(self._db, stale), sparkline(self._db, stale, SPARK, points=40)
+        best = bests(self._db, stale, SPARK)
         for id in stale:
-            best = series(self._db, id, SPARK, None, None, 1)
             item = summary(
-                sources[id].run, now.get(id, {}), sparks.get(id, []), best, _before(runs[id], runs),
+                sources[id].run, now.get(id, {}), sparks.get(id, []), best.get(id), _before(runs[id], runs),
                 Counter(dict(sources[id].alerts)), sources[id].labels,
             )
             self._known[id] = _Shown(sources[id], item, zlib.crc32(json.dumps(item, sort_keys=True).encode()))
@@ -114,7 +114,7 @@ def summary(
     run: Run,
     now: dict[str, tuple[int, float | None]],
     spark: Iterable[tuple[int, float | None]],
-    best: list[Bucket],
+    best: float | None,
     before: Run | None,
     alerts: Counter[str],
     labels: Labels,
@@ -134,7 +134,7 @@ def summary(
         "seconds": run.seconds, "created": run.created_at, "finished": run.finished_at, "beat": run.heartbeat_at,
         "reason": run.reason, "task": config.task if config else "", "readable": config is not None,
         "reward": now.get(SPARK, (0, None))[1],
-        "best": max((bucket.maximum for bucket in best if bucket.maximum is not None), default=None),
+        "best": best,
         "train_reward": now.get("reward/mean", (0, None))[1], "spark": [short(value) for _, value in spark],
         "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
         "alerts": alerts.total(), "serious": alerts["serious"], "parent": run.parent_id, "tags": list(labels.tags),

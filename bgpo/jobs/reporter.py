@@ -76,7 +76,7 @@ class Spool:
 
     def append(self, items: Iterable[Item]) -> None:
         """Raises OSError when the disk does not take them either."""
-        lines = [json.dumps([type(item).__name__, asdict(item)]) + "\n" for item in items]
+        lines = [json.dumps([type(item).__name__, _values(item)]) + "\n" for item in items]
         with self._lock, open(self._path, "a") as file:
             file.writelines(lines)
 
@@ -288,6 +288,10 @@ def _completion(step: int, row: Any) -> Completion:
         step=int(step), kind="held_out", index=row.index, prompt=row.prompt, completion=row.completion,
         expected=row.expected, reward=_finite(row.reward), reason=row.reason, trace=row.trace,
     )
+
+
+def _values(item: Item) -> dict[str, Any]:
+    return item._asdict() if isinstance(item, Point) else asdict(item)
 
 
 def _rollout(step: int, kept: Any) -> Rollout:

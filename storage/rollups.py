@@ -1,0 +1,195 @@
+"""The pyramid over a run's curves: buckets of 32, 512 and 8,192 steps that keep minimum, maximum, last and count.
+
+A bucket is stored once its metric has passed it; what is newer is read from the points. Whenever a point of a
+stored bucket is written again, by a replay or by a resumed run, the bucket and those above it are made anew from
+what is there, so a curve read through the pyramid always equals the points.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from sqlalchemy import Connection, ScalarSelect, Select, and_, case, delete, func, literal, select
+
+from storage.tables import metric, point, rollup
+
+WIDTHS = (32, 512, 8192)  # steps of a bucket, by level
+_COLUMNS = ("step", "seconds", "minimum", "maximum", "last", "count")
+
+
+class Bucket(NamedTuple):
+    """A range of steps of a curve. All values are None in a bucket that holds only gaps."""
+
+    step: int  # where `last` is
+    seconds: float
+    minimum: float | None
+    maximum: float | None
+    last: float | None
+    count: int  # points with a value
+
+
+def merged(buckets: Iterable[Bucket], number: Callable[[int], int]) -> list[Bucket]:
+    """Neighbours with the same `number(step)` as one; `buckets` in the order of steps."""
+    return [_one(list(group)) for _, group in groupby(buckets, lambda bucket: number(bucket.step))]
+
+
+def level_for(width: int) -> int:
+    """The coarsest level whose buckets are no wider than `width` steps; -1 for the points themselves."""
+    return sum(size <= width for size in WIDTHS) - 1
+
+
+def covering(connection: Connection, run_id: int, metric_id: int, first: int, end: int, newest: int, level: int
+             ) -> list[Bucket]:
+    """The curve from step `first` to before `end`, in buckets of `level` and, where they do not fit, of lower ones.
+
+    Args:
+        newest: the metric's highest step; the buckets that hold it are not stored.
+    """
+    if first >= end:
+        return []
+    if level < 0:
+        wanted = point.c.run_id == run_id, point.c.metric_id == metric_id, point.c.step.between(first, end - 1)
+        return _read(connection, _points().where(*wanted).order_by(point.c.step))
+    width = WIDTHS[level]
+    low, high = -(-first // width), min(end, newest) // width
+    if low >= high:
+        return covering(connection, run_id, metric_id, first, end, newest, level - 1)
+    wanted = (rollup.c.run_id == run_id, rollup.c.metric_id == metric_id, rollup.c.level == level,
+              rollup.c.bucket.between(low, high - 1))
+    return [
+        *covering(connection, run_id, metric_id, first, low * width, newest, level - 1),
+        *_read(connection, _buckets().where(*wanted).order_by(rollup.c.bucket)),
+        *covering(connection, run_id, metric_id, high * width, end, newest, level - 1),
+    ]
+
+
+def overview(
+    connection: Connection, run_id: int, metric_id: int, first: int, last: int, newest: int, buckets: int
+) -> list[Bucket]:
+    """The curve from step `first` to `last` in at most `buckets` buckets, which are wider than those of a level."""
+    level = level_for(-(-(last - first + 1) // buckets))
+    width = WIDTHS[level]
+    start, end = first // width, last // width
+    together = -(-(end - start + 1) // buckets)
+
+    def number(step: int) -> int:
+        return (step // width - start) // together
+
+    low, high = -(-first // width), max(-(-first // width), min(last + 1, newest) // width)
+    middle = _read(connection, _grouped(run_id, metric_id, level, (low, high), start, together))
+    left = covering(connection, run_id, metric_id, first, min(low * width, last + 1), newest, level - 1)
+    right = covering(connection, run_id, metric_id, max(high * width, first), last + 1, newest, level - 1)
+    if len(middle) < 2:
+        return merged([*left, *middle, *right], number)
+    # only at the two seams can neighbours belong together
+    return [*merged([*left, middle[0]], number), *middle[1:-1], *merged([middle[-1], *right], number)]
+
+
+def keep_up(connection: Connection, run_id: int, steps: dict[int, set[int]], before: dict[int, int]) -> None:
+    """Stores the buckets that were passed, and makes those anew whose points were written again.
+
+    Args:
+        steps: steps that have just been written, by metric id.
+        before: each metric's highest step before that.
+    """
+    work: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)  # (level, buckets) -> metrics
+    for metric_id, written in steps.items():
+        old = before.get(metric_id, -1)
+        newest = max(old, *written)
+        touched = {*written, old} if old >= 0 else written
+        for level, width in enumerate(WIDTHS):
+            passed = {step // width for step in touched if step // width < newest // width}
+            if not passed:
+                break  # nor is there one of the wider ones
+            work[level, tuple(sorted(passed))].append(metric_id)
+    for (level, buckets), metric_ids in sorted(work.items()):  # level by level: each is made of the one below
+        for low, high in _stretches(buckets):
+            _make(connection, run_id, metric_ids, level, low, high)
+
+
+def _make(connection: Connection, run_id: int, metric_ids: list[int], level: int, low: int, high: int) -> None:
+    """Buckets `low` to `high` of a level, from the points or the level below."""
+    source, width = (rollup if level else point).c, WIDTHS[level]
+    query = _buckets(source.metric_id) if level else _points(source.metric_id)
+    wanted = [source.run_id == run_id, source.metric_id.in_(metric_ids)]
+    if level:
+        ratio = width // WIDTHS[level - 1]
+        wanted += [source.level == level - 1, source.bucket.between(low * ratio, (high + 1) * ratio - 1)]
+        query = query.order_by(source.metric_id, source.bucket)
+    else:
+        wanted.append(source.step.between(low * width, (high + 1) * width - 1))
+        query = query.order_by(source.metric_id, source.step)
+    found = connection.execute(query.where(*wanted)).all()
+    rows = []
+    for metric_id, group in groupby(found, lambda row: row.metric_id):
+        for made in merged((Bucket(*row[:6]) for row in group), lambda step: step // width):
+            key = {"run_id": run_id, "metric_id": metric_id, "level": level, "bucket": made.step // width}
+            rows.append(key | {name: getattr(made, name) for name in _COLUMNS})
+    connection.execute(delete(rollup).where(
+        rollup.c.run_id == run_id, rollup.c.metric_id.in_(metric_ids), rollup.c.level == level,
+        rollup.c.bucket.between(low, high),
+    ))
+    if rows:
+        connection.execute(rollup.insert(), rows)
+
+
+def metric_id_of(name: str) -> ScalarSelect[int]:
+    return select(metric.c.id).where(metric.c.name == name).scalar_subquery()
+
+
+def _points(*more) -> Select:
+    c = point.c
+    count = case((c.value.is_(None), literal(0)), else_=literal(1)).label("count")
+    return select(c.step, c.seconds, c.value, c.value, c.value, count, *more)
+
+
+def _buckets(*more) -> Select:
+    return select(*(rollup.c[name] for name in _COLUMNS), *more)
+
+
+def _grouped(
+    run_id: int, metric_id: int, level: int, buckets: tuple[int, int], start: int, together: int
+) -> Select:
+    """The stored buckets from the first to before the second of `buckets`, several `together`, counted from `start`."""
+    c = rollup.c
+    key = (c.run_id, c.metric_id, c.level)
+    # the one that ends a group: the last that has a value, if any has
+    last = func.coalesce(func.max(case((c.count > 0, c.bucket))), func.max(c.bucket)).label("bucket")
+    groups = (
+        select(*key, last, func.min(c.minimum).label("minimum"), func.max(c.maximum).label("maximum"),
+               func.sum(c.count).label("count"))
+        .where(c.run_id == run_id, c.metric_id == metric_id, c.level == level)
+        .where(c.bucket >= buckets[0], c.bucket < buckets[1])
+        .group_by(*key, (c.bucket - start) // together)
+        .subquery()
+    )  # fmt: skip
+    same = [column == groups.c[column.name] for column in (*key, c.bucket)]
+    columns = c.step, c.seconds, groups.c.minimum, groups.c.maximum, c.last, groups.c.count
+    return select(*columns).join_from(groups, rollup, and_(*same)).order_by(c.bucket)
+
+
+def _read(connection: Connection, query: Select) -> list[Bucket]:
+    return list(map(Bucket._make, connection.execute(query)))
+
+
+def _one(buckets: Sequence[Bucket]) -> Bucket:
+    full = [bucket for bucket in buckets if bucket.count]
+    end = (full or buckets)[-1]
+    return Bucket(
+        end.step, end.seconds, min((b.minimum for b in full), default=None),
+        max((b.maximum for b in full), default=None), end.last, sum(b.count for b in full),
+    )
+
+
+def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Sorted numbers as (first, last) of each unbroken stretch."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
