@@ -189,6 +189,15 @@ def trace_of(db: Database, run_id: int, step: int, problem_index: int, completio
         return connection.scalar(select(rollout.c.trace).where(rollout.c.id == number))
 
 
+def traces_of_group(db: Database, run_id: int, step: int, problem_index: int) -> dict[int, str]:
+    """{completion index: trace as JSON} of one group."""
+    first = rollout_id(run_id, step, problem_index)
+    query = select(rollout.c.completion_index, rollout.c.trace)
+    query = query.where(rollout.c.id >= first, rollout.c.id < first + (1 << _COMPLETION_BITS))
+    with db.read() as connection:
+        return dict(connection.execute(query.order_by(rollout.c.id)).all())
+
+
 def whole_rollouts(db: Database, run_id: int, after: int = -1, limit: int = 500) -> tuple[list[Rollout], int]:
     """At most `limit` rollouts with their traces, in the order of training, and the number to go on from."""
     low, high = run_range(run_id)

@@ -20,6 +20,7 @@ from storage.rollouts import (
     rollout_steps,
     rollouts_of_step,
     trace_of,
+    traces_of_group,
 )
 from storage.runs import get_run
 from storage.search import LONGEST, search_rollouts
@@ -82,6 +83,12 @@ def add(router: APIRouter, services: Services) -> None:
             raise RefusedRequest("That rollout is not stored; a run keeps the groups that keep_rollouts says.", 404)
         return json_answer(request, {"trace": json.loads(found or "[]")})
 
+    @router.get("/runs/{run_id}/rollouts/orders")
+    def orders(request: Request, run_id: int, step: int, problem: int) -> Response:
+        get_run(db, run_id)
+        found = traces_of_group(db, run_id, _within(step, LARGEST_STEP), _within(problem, 4 * LARGEST_INDEX))
+        return json_answer(request, {"orders": {str(index): order_of(trace) for index, trace in found.items()}})
+
     @router.get("/runs/{run_id}/search")
     def search(request: Request, run_id: int, q: str = "", before: str = "", limit: int = 50) -> Response:
         get_run(db, run_id)
@@ -101,6 +108,11 @@ def rollout_row(item: Rollout) -> dict[str, Any]:
         "completion": item.completion, "expected": item.expected, "reward": item.reward, "advantage": item.advantage,
         "tokens": item.tokens, "reason": item.reason, "parts": item.parts,
     }
+
+
+def order_of(trace: str) -> list[int]:
+    """The denoising step at which each position was fixed, by position."""
+    return [step for _, step in sorted((position, step) for step, position, *_ in json.loads(trace or "[]"))]
 
 
 def group_row(item: Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is shown of the selected runs: header with the buttons, charts, held-out samples, config, log, checkpoints."""
+"""What is shown of the selected runs: header with the buttons, charts, samples, rollouts, config, log, checkpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ui.components.chart_board import SECTIONS, board_tools, chart_board
 from ui.components.checkpoint_list import checkpoint_list
 from ui.components.held_out import held_out
 from ui.components.log_tail import log_tail
+from ui.components.rollouts import rollouts
 from ui.components.run_config import run_config
 from ui.components.run_header import run_header
 from ui.services import Services
@@ -22,6 +23,8 @@ def build(services: Services) -> None:
             chart_board(("reward",), leads=True)
             held_out()
             chart_board(tuple(name for name in SECTIONS if name != "reward"))
+        with gr.Tab("Rollouts", id="rollouts", elem_id="run-rollouts"):
+            rollouts()
         with gr.Tab("Config", id="config", elem_id="run-config"):
             run_config()
         with gr.Tab("Log", id="log", elem_id="run-log"):

@@ -25,6 +25,7 @@ from storage.alerts import Alert
 from storage.completions import Completion
 from storage.database import Database, open_database, sqlite_url
 from storage.metrics import Point, Progress, flush
+from storage.rollouts import Rollout
 from storage.runs import Run, create_run, get_run, transition
 from tests.waiting import PATIENCE, paused, wait_until
 
@@ -271,6 +272,53 @@ def test_samples_that_come_after_their_reward_are_shown(app, db, page):
     late = Completion(10, "held_out", 0, "late", "late", "late", 0.0, "", "[]")
     flush(db, run.id, [Point("reward/mean", 11, 11.0, 0.5)], [late])
     expect(steps).to_have_text(["warm start", "5", "10"])
+
+
+def kept_groups(db: Database, run: Run) -> None:
+    """Three steps of two groups each: one mixed, one all wrong; the prompt of the first is drawn at every step."""
+    trace = json.dumps([[1, 1, "b", 0.5], [2, 0, "a", 0.9]])
+    for step in (1, 2, 3):
+        kept = [
+            Rollout(step, problem, index, f"{HOSTILE} problem {problem}", f"{HOSTILE} answer {step}.{problem}.{index}",
+                    "ab", float(problem == 0 and index == 0), 0.5 - index, 2, HOSTILE, {"correct": 0.0}, trace)
+            for problem in (0, 1) for index in (0, 1)
+        ]  # fmt: skip
+        flush(db, run.id, [Point("reward/mean", step, step, 0.25)], rollouts=kept)
+
+
+def test_rollouts_are_looked_through_by_step_kind_text_and_prompt(app, db, page):
+    run = failed_run(app, db, "groups")
+    kept_groups(db, run)
+    page.goto(f"{app.url}/?run={run.id}")
+    page.locator("#run-rollouts-button").click()
+    view = page.locator(".bgpo-rollouts")
+    expect(view.locator(".group")).to_have_count(2)
+    expect(view.locator(".under .step")).to_have_text("Step 3")
+    expect(view.locator(".order i")).to_have_count(8)
+
+    view.get_by_role("button", name="All wrong").click()
+    expect(view.locator(".group")).to_have_count(1)
+    expect(view.locator(".group .bgpo-chip").first).to_have_text("All wrong, no signal")
+    view.get_by_role("slider", name="Training step").press("ArrowLeft")
+    expect(view.locator(".under .step")).to_have_text("Step 2")
+    expect(page).to_have_url(re.compile(r"step=2"))
+    expect(view.locator(".cell").first).to_contain_text("answer 2.1.0")
+
+    view.locator(".cell").first.click()
+    expect(view.locator(".detail .ds-chip")).to_have_count(2)
+    expect(view.locator(".detail .reason")).to_have_text(HOSTILE)
+    view.get_by_role("button", name="Follow this prompt").click()
+    expect(view.locator(".line circle")).to_have_count(3)
+
+    view.get_by_role("searchbox").fill("answer 1.0")
+    expect(view.locator(".hit")).to_have_count(2)
+    expect(view.locator(".hit mark").first).to_have_text("answer 1.0")
+    view.locator(".hit").first.click()
+    expect(view.locator(".under .step")).to_have_text("Step 1")
+    page.locator("h3", has_text="Rollouts").click()
+    page.keyboard.press("]")
+    expect(view.locator(".under .step")).to_have_text("Step 2")
+    assert page.evaluate("window.hacked") is None
 
 
 def test_a_run_that_is_opened_during_a_poll_stays_open(app, db, page):

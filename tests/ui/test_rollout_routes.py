@@ -56,6 +56,8 @@ def test_steps_groups_and_one_prompt(client, run):
 def test_a_stored_rollout_is_replayed(client, run):
     answer = client.get(f"/api/runs/{run.id}/rollouts/trace?step=2&problem=1&completion=0")
     assert answer.json() == {"trace": TRACE}
+    orders = client.get(f"/api/runs/{run.id}/rollouts/orders?step=2&problem=1").json()["orders"]
+    assert orders == {"0": [2, 1], "1": [2, 1]}  # position 0 was fixed at step 2
     gone = client.get(f"/api/runs/{run.id}/rollouts/trace?step=9&problem=1&completion=0")
     assert gone.status_code == 404 and "keep_rollouts" in gone.json()["error"]
 
