@@ -2,12 +2,12 @@
 // Three ways to look: a step, a text looked for in all steps, one prompt through training. All are in the address.
 
 import { el, get, setText, styles } from "/assets/dom.js";
-import { keys } from "/assets/keys.js";
 import { live, writeUrl } from "/assets/live.js";
 import { GroupCard } from "/assets/rollout_group.js";
 import { promptLine } from "/assets/rollout_prompt.js";
 import { foundList } from "/assets/rollout_search.js";
 import { StepStrip } from "/assets/rollout_steps.js";
+import { view } from "/assets/view.js";
 
 const KINDS = [["any", "All groups"], ["mixed", "Mixed"], ["right", "All right"], ["wrong", "All wrong"], ["disagree", "Parts disagree"]];
 const NOTHING = {
@@ -26,18 +26,13 @@ class Rollouts {
   constructor(element) {
     this.element = element;
     const query = new URLSearchParams(location.search);
-    const step = query.get("step");
-    this.step = step === null || !/^\d+$/.test(step) ? null : Number(step); // null follows the newest
     this.kind = KINDS.some(([name]) => name === query.get("groups")) ? query.get("groups") : "any";
     this.prompt = query.get("prompt");
     this.build(query.get("q") || "");
     this.clear(null);
     live.watch(element, ["points", "selection", "runs"], () => this.follow());
-    const heard = (event) => {
-      if (!element.isConnected) document.removeEventListener("bgpo:step", heard);
-      else if (event.detail?.pinned && event.detail.step) this.go(event.detail.step);
-    };
-    document.addEventListener("bgpo:step", heard);
+    // the step that is pinned on the charts is the step whose rollouts are shown; none follows the newest
+    live.watch(element, ["view"], (event) => { if (event.detail?.has("pinned")) this.show(); });
     new ResizeObserver(() => this.follow()).observe(element);
     this.follow();
   }
@@ -55,7 +50,6 @@ class Rollouts {
     this.element.append(
       el("section", { class: "bgpo-card head" }, el("header", {}, el("h3", { text: "Rollouts" }), this.who), this.strip.element, this.tools),
       this.status, this.body);
-    for (const [key, by, words] of [["[", -1, "One step back"], ["]", 1, "One step on"]]) keys.add(key, words, "Rollouts", () => this.turn(by));
   }
 
   clear(run) {
@@ -88,23 +82,23 @@ class Rollouts {
 
   current() {
     const last = this.steps[this.steps.length - 1]?.step ?? null;
-    if (this.step === null || last === null) return last;
+    if (view.pinned === null || last === null) return last;
     // the nearest step that has some: a chart may point at a step of which nothing was kept
-    return this.steps.reduce((best, { step }) => (Math.abs(step - this.step) < Math.abs(best - this.step) ? step : best), last);
+    return this.steps.reduce((best, { step }) => (Math.abs(step - view.pinned) < Math.abs(best - view.pinned) ? step : best), last);
   }
 
   go(step) {
-    this.step = step;
     this.prompt = null;
     this.search.value = "";
-    writeUrl({ step: step ?? "", q: "", prompt: "" });
+    writeUrl({ q: "", prompt: "" });
+    view.set({ pinned: step });
     this.show();
   }
 
   choose(kind) {
     this.kind = kind;
     writeUrl({ groups: kind === "any" ? "" : kind });
-    if (this.prompt !== null || this.search.value) this.go(this.step);
+    if (this.prompt !== null || this.search.value) this.go(view.pinned);
     else this.show();
   }
 
@@ -124,13 +118,6 @@ class Rollouts {
     }, TYPING_MS);
   }
 
-  turn(by) {
-    if (!this.steps.length || !this.element.offsetParent) return false;
-    const place = this.steps.findIndex(({ step }) => step === this.current());
-    this.go(this.steps[Math.max(0, Math.min(this.steps.length - 1, place + by))].step);
-    return true;
-  }
-
   // ---- what is shown
 
   async show() {
@@ -138,13 +125,13 @@ class Rollouts {
     const key = JSON.stringify([this.run, looked ? ["find", looked] : this.prompt !== null ? ["prompt", this.prompt, this.steps.length] : [step, this.kind]]);
     this.strip.draw(this.steps, looked || this.prompt !== null ? null : step);
     for (const button of this.kinds) button.setAttribute("aria-pressed", String(button.dataset.name === this.kind && !looked && this.prompt === null));
-    this.newest.hidden = this.step === null && !looked && this.prompt === null;
+    this.newest.hidden = view.pinned === null && !looked && this.prompt === null;
     this.tools.hidden = this.strip.element.hidden = !this.steps.length;
     if (key === this.shown) return;
     this.shown = key;
     try {
-      const view = await (looked ? this.found(looked) : this.prompt !== null ? this.ofPrompt() : this.ofStep(step));
-      if (this.shown === key) this.body.replaceChildren(...view);
+      const parts = await (looked ? this.found(looked) : this.prompt !== null ? this.ofPrompt() : this.ofStep(step));
+      if (this.shown === key) this.body.replaceChildren(...parts);
     } catch (error) {
       if (this.shown === key) { this.shown = null; setText(this.status, error.message); }
     }
