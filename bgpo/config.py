@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from bgpo.algorithm.advantages import ADVANTAGES
 from bgpo.algorithm.kl import KL_ESTIMATORS
 from bgpo.algorithm.objectives import OBJECTIVES
+from bgpo.models.knobs import model_contradictions
 from bgpo.models.registry import MODELS
 from bgpo.tasks.registry import TASKS
 
@@ -30,6 +31,7 @@ CUSTOM = "custom"
 _LONGEST_TEXT = 1000
 ROLLOUT_ORDERS = ("random", "max_prob")
 LR_SCHEDULES = ("constant", "linear")
+PROMPT_STYLES = ("auto", "chat", "plain")
 EVAL_ORDERS = ("low_confidence", "max_prob", "random")
 STALL_POLICIES = ("show", "restart", "kill")
 JOBS = ("train",)  # each has a function in bgpo/jobs/worker.py
@@ -77,17 +79,31 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str = knob("adder", "Problems, prompts and the reward.", group="Task", choices=TASKS)
-    model: str = knob(
-        "tiny", "Model family that is trained.", group="Task",
-        choices=[name for name in MODELS if MODELS[name].built_in],
-    )
+    model: str = knob("tiny", "Model family that is trained.", group="Task", choices=MODELS)
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
     job: str = knob("train", "What the run's process does.", group="Task", choices=JOBS, rare=True)
 
+    model_path: str = knob(
+        "", "Where the weights of a published model are: a hub id, such as GSAI-ML/LLaDA-8B-Instruct, or a folder.",
+        group="Model",
+    )
     start_from: str = knob(
         "", "A checkpoint to start from: run:12@40 (run 12, step 40), run:12 (its newest), or a checkpoint's folder. "
         "There is no warm start then.",
         group="Model",
+    )
+    prompt_style: str = knob(
+        "auto", "Prompts in the model's chat template, or as they are; auto: the template where there is one. Base "
+        "models may have one and not know it.",
+        group="Model", choices=PROMPT_STYLES, rare=True,
+    )
+    mask_id: int = knob(
+        -1, "Id of the mask token; -1: what the model's files or its family say.",
+        group="Model", low=-1, high=10_000_000, rare=True,
+    )
+    attention_block: int = knob(
+        0, "Tokens in a block of a block-diffusion model; 0: the family's 32.", group="Model", low=0, high=4096,
+        unit="tokens", rare=True,
     )
     precision: str = knob(
         "fp32", "Weights in float32; in bfloat16 with float32 master weights; or in bfloat16 alone, where small steps "
@@ -432,7 +448,7 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             f"group_size = 1 gives every completion the advantage 0 under advantage = {c.advantage}; "
             "set group_size to 2 or more, or advantage to none."
         )
-    tokens = task.prompt_length + c.completion_length
+    tokens = prompt_room(c) + c.completion_length
     if 0 < c.token_budget < tokens:
         problems["token_budget"] = (
             f"token_budget = {c.token_budget} does not hold one prompt and completion_length = {c.completion_length} "
@@ -444,6 +460,7 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             "when_stalled = restart with retries = 0 would never restart; set retries to 1 or more, or when_stalled to "
             "show or kill."
         )
+    problems |= model_contradictions(c, prompt_room(c))
     return problems | _objective_contradictions(c) | _memory_contradictions(c)
 
 
@@ -486,6 +503,11 @@ def _memory_contradictions(c: TrainConfig) -> dict[str, str]:
             f"precision to bf16, adapter to lora, or learning_rate to {LEAST_PURE_RATE:g} or more."
         )
     return problems
+
+
+def prompt_room(c: TrainConfig) -> int:
+    """Tokens that prompts are padded to: what the task needs, and the chat template around it."""
+    return TASKS[c.task].prompt_length + MODELS[c.model].template_tokens
 
 
 def differences(left: TrainConfig, right: TrainConfig) -> dict[str, tuple[Any, Any]]:

@@ -13,7 +13,8 @@ STATUS_WORDS = {
     "finished": "Finished", "stopped": "Stopped", "failed": "Failed",
 }
 PHASE_WORDS = {
-    "starting": "Starting", "warming_up": "Warming up", "training": "Training", "evaluating": "Evaluating",
+    "starting": "Starting", "downloading": "Downloading", "warming_up": "Warming up",
+    "training": "Training", "evaluating": "Evaluating",
 }
 _TONES = {"queued": "", "launching": "live", "running": "live", "finished": "good", "stopped": "warn", "failed": "bad"}
 

@@ -142,23 +142,21 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
     from bgpo.models.noise import Noise
     from bgpo.models.sampler import Watch, denoise
 
-    longest = MODELS[model.spec.family].max_completion_length
+    longest = min(MODELS[model.spec.family].max_completion_length, model.spec.max_length - 1)
     if settings.completion_length > longest:
         raise ChatError(
             f"completion_length = {settings.completion_length} is longer than this model is built for; give at most "
             f"{longest}.", "completion_length",
         )
-    try:
-        prompt_ids = model.encode_prompts([text], task.prompt_length)
-    except ValueError as error:
-        raise ChatError(str(error), "prompt") from None
+    prompt_ids = _prompt(model, task, text, settings)
     sampler = SamplerSettings(
         settings.completion_length, settings.denoising_steps, settings.block_length, settings.temperature,
         settings.remasking,
     )
     yield {
-        "kind": "start", "prompt": text, "prompt_tokens": list(text), "length": settings.completion_length,
-        "block_length": settings.block_length, "steps": settings.denoising_steps,
+        "kind": "start", "prompt": text, "prompt_tokens": model.pieces(prompt_ids[0].tolist()),
+        "length": settings.completion_length, "block_length": settings.block_length,
+        "steps": settings.denoising_steps,
     }
     start = time.perf_counter()
     event = None
@@ -167,6 +165,22 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
         if stopped():
             return
     yield _end(model, task, problem, event, time.perf_counter() - start)
+
+
+def _prompt(model, task, text: str, settings: ChatSettings) -> Any:
+    """(1, P) ids without padding; raises ChatError for what the model cannot take."""
+    family, block = MODELS[model.spec.family], model.attention_block
+    if block and (settings.completion_length % block or block % settings.block_length):
+        raise ChatError(
+            f"This model reads blocks of {block} tokens: completion_length must be a multiple of {block}, and "
+            f"block_length {block} or a divisor of it.", "block_length",
+        )
+    room = task.prompt_length if family.built_in else model.spec.max_length - settings.completion_length
+    try:
+        ids = model.encode_prompts([text], room)
+    except ValueError as error:
+        raise ChatError(str(error), "prompt") from None
+    return ids[:, room - model.prompt_tokens(ids).item() :]
 
 
 def _step(model, event, seconds: float) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TextIO
 
 _TITLES = {
-    "starting": "Starting", "warming_up": "Warming up", "training": "Training", "evaluating": "Evaluating",
+    "starting": "Starting", "downloading": "Downloading (MB)", "warming_up": "Warming up",
+    "training": "Training", "evaluating": "Evaluating",
 }
 _QUIET = 10.0  # seconds between two lines about how far a phase is
 

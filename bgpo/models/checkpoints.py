@@ -1,6 +1,6 @@
-"""Checkpoints: a folder in the layout that `from_pretrained` reads, with the training state beside it.
+"""Checkpoints: a folder in the layout that the model was published in, with the training state beside it.
 
-    model.safetensors, config.json, tokenizer.json, ...   what other tools read
+    model.safetensors, config.json, tokenizer.json, ...   what other tools read (bgpo/models/loading.py)
     adapter_model.safetensors, adapter_config.json         in place of the model, where only an adapter is trained
     optimizer.safetensors                                  AdamW's moments by parameter name, and float32 masters
     training_state.json                                    phase, step, and what else a resume needs
@@ -27,13 +27,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from bgpo.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter
 from bgpo.models.denoiser import Denoiser
-
-transformers_logging.disable_progress_bar()
+from bgpo.models.folders import ModelError
+from bgpo.models.loading import load, save_published
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -88,9 +86,9 @@ def save_checkpoint(
     try:
         if has_adapter(model.model):
             save_adapter(model.model, staging)
+            model.tokenizer.save_pretrained(staging)
         else:
-            model.model.save_pretrained(staging)
-        model.tokenizer.save_pretrained(staging)
+            save_published(model, staging)
         if optimizer is not None:
             save_file(_optimizer_tensors(model, optimizer, masters), staging / OPTIMIZER_FILE)
         (staging / STATE_FILE).write_text(json.dumps(vars(state)))
@@ -152,13 +150,10 @@ def base_folder(folder: Path) -> Path:
 
 
 def _whole_model(folder: Path, device: torch.device | str) -> Denoiser:
-    model, info = LlamaForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
-    strange = sorted(info["missing_keys"]) + sorted(info["unexpected_keys"])
-    if strange:
-        raise CheckpointError(f"{folder} does not fit its config: {', '.join(strange[:5])} missing or unexpected.")
-    return Denoiser(model.to(device).eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    try:
+        return load(folder, dtype="auto", device=device)
+    except ModelError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def load_state(folder: Path) -> TrainingState:

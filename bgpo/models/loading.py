@@ -48,7 +48,7 @@ def load(
     folder: Path,
     family_name: str = "",
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
     overrides: Overrides = Overrides(),
     **options: Any,
@@ -57,6 +57,7 @@ def load(
 
     Args:
         family_name: key in MODELS; '' takes what the folder was saved with.
+        dtype: of the weights; "auto": what they are stored in.
         options: passed on to `from_pretrained`, such as a quantization config.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bgpo.algorithm.elbo import Scorer
-from bgpo.config import TrainConfig
+from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.adapters import AdapterSettings, FrozenReference, add_adapter, has_adapter, is_adapter, merge_adapter
 from bgpo.models.checkpoints import (
     BASE_FOLDER,
@@ -22,8 +22,11 @@ from bgpo.models.checkpoints import (
     save_checkpoint,
 )
 from bgpo.models.denoiser import Denoiser
+from bgpo.models.hub import Report, local_folder
+from bgpo.models.loading import Overrides, load
 from bgpo.models.memory import attention_for, checkpoint_layers
 from bgpo.models.quantization import quantize
+from bgpo.models.registry import MODELS
 from bgpo.models.tiny import build_tiny
 from bgpo.training.hardware import bitsandbytes_problem
 from bgpo.training.seeds import torch_generator
@@ -31,15 +34,45 @@ from bgpo.training.seeds import torch_generator
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_pure": torch.bfloat16}
 
 
-def fresh_policy(config: TrainConfig, device: torch.device) -> Denoiser:
-    """The model that a run begins with, before any training of its own."""
+def fresh_policy(config: TrainConfig, device: torch.device, report: Report = lambda done, total: None) -> Denoiser:
+    """The model that a run begins with, before any training of its own.
+
+    Args:
+        report: told bytes done and in all while a published model is downloaded; may raise, which ends it.
+
+    Raises:
+        ValueError: in one sentence, when the weights cannot be had or are of another family.
+    """
     if config.start_from:
         model = load_model(Path(config.start_from), device)
         if has_adapter(model.model):  # what it has learned becomes part of the weights
             merge_adapter(model.model)
+        if model.spec.family != config.model:
+            raise ValueError(
+                f"start_from holds a model of the family {model.spec.family}, and model = {config.model}; set model to "
+                f"{model.spec.family}."
+            )
         return model
+    if not MODELS[config.model].built_in:
+        return _published(config, device, report)
     model = build_tiny(torch_generator(config.seed, "weights"))
     model.model.to(device)
+    return model
+
+
+def _published(config: TrainConfig, device: torch.device, report: Report) -> Denoiser:
+    overrides = Overrides(config.mask_id, config.prompt_style, config.attention_block)
+    # a warm start moves weights by steps that bfloat16 would round away
+    dtype = torch.float32 if config.warmup_steps else DTYPES[config.precision]
+    model = load(
+        local_folder(config.model_path, report), config.model, dtype=dtype, device=device, overrides=overrides
+    )
+    tokens = prompt_room(config) + config.completion_length
+    if tokens > model.spec.max_length:
+        raise ValueError(
+            f"completion_length = {config.completion_length} after prompts of up to {prompt_room(config)} tokens is "
+            f"more than the {model.spec.max_length} that {config.model_path} takes; lower completion_length."
+        )
     return model
 
 

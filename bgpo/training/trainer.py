@@ -7,6 +7,7 @@ resumed run goes on exactly where an uninterrupted one would be.
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Protocol
 import torch
 
 from bgpo.algorithm.elbo import Head, Pairs, token_logprob
-from bgpo.config import TrainConfig
+from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.checkpoints import (
     TrainingState,
     load_model,
@@ -25,6 +26,7 @@ from bgpo.models.checkpoints import (
     save_checkpoint,
 )
 from bgpo.models.denoiser import Denoiser
+from bgpo.models.registry import MODELS
 from bgpo.tasks.base import Task
 from bgpo.tasks.registry import TASKS
 from bgpo.training import warmup
@@ -45,7 +47,7 @@ class Listener(Protocol):
     """Who is told of a run's progress."""
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """`name` is starting, warming_up, training or evaluating."""
+        """`name` is starting, downloading (in megabytes), warming_up, training or evaluating."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Values by METRICS name. `warmup/loss` counts supervised steps, all others training steps."""
@@ -95,7 +97,8 @@ class _Run:
         self.checkpoints = folder / "checkpoints"
         self.listener = listener
         self.cache = warm_start_cache
-        self.task: Task = TASKS[config.task]
+        self.task: Task = copy.copy(TASKS[config.task])
+        self.task.prompt_length = prompt_room(config)
         keep_copies(config, folder)
         self.objective = objective_of(config, folder)
         self.judge = judge_of(config, folder)
@@ -126,8 +129,9 @@ class _Run:
     # ---- where the weights come from
 
     def _begin(self, found: Path | None, state: TrainingState | None) -> None:
-        if self.config.start_from:
-            model = fresh_policy(self.config, self.device)
+        from_elsewhere = self.config.start_from or not (self._built_in or self.config.warmup_steps)
+        if from_elsewhere:
+            model = fresh_policy(self.config, self.device, self._report_download)
             self.threads = self._choose_threads(model)
         else:
             model = self._warm_start(found, state)
@@ -135,7 +139,8 @@ class _Run:
         self.optimizer, self.masters = policy_optimizer(self.model.model, self.config)
 
     def _warm_start(self, found: Path | None, state: TrainingState | None) -> Denoiser:
-        stored = None if found else warmup.cached(self.config, self.cache, self.device)
+        # a published model is too large to keep a copy of for every warm start
+        stored = warmup.cached(self.config, self.cache, self.device) if self._built_in and not found else None
         if stored is None:
             return self._supervise(found, state)
         # runs that share a warm start share its thread count: they add up in the same order, so equal seeds
@@ -148,7 +153,9 @@ class _Run:
 
     def _supervise(self, found: Path | None, state: TrainingState | None) -> Denoiser:
         config = self.config
-        model = load_model(found, self.device) if found else fresh_policy(config, self.device)
+        model = (
+            load_model(found, self.device) if found else fresh_policy(config, self.device, self._report_download)
+        )
         self.threads = state.threads if state else self._choose_threads(model)
         torch.set_num_threads(self.threads)
         optimizer = warmup.warmup_optimizer(model, config)
@@ -171,8 +178,17 @@ class _Run:
 
         self.listener.phase("warming_up", first, config.warmup_steps)
         warmup.warm_up(model, optimizer, warmup.demonstrations(model, self.task, config), config, first, report)
-        warmup.store(config, self.cache, model, self._state("warming_up", config.warmup_steps))
+        if self._built_in:
+            warmup.store(config, self.cache, model, self._state("warming_up", config.warmup_steps))
         return model
+
+    @property
+    def _built_in(self) -> bool:
+        return MODELS[self.config.model].built_in
+
+    def _report_download(self, done: int, total: int) -> None:
+        self.listener.phase("downloading", done // 10**6, total // 10**6)
+        self._check()
 
     def _choose_threads(self, model: Denoiser) -> int:
         if self.config.threads:

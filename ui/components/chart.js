@@ -307,5 +307,5 @@ function logTicks(curves) {
 }
 
 function beforeTraining(run) {
-  return ["queued", "launching"].includes(run.status) || (run.status === "running" && ["", "starting", "warming_up"].includes(run.phase));
+  return ["queued", "launching"].includes(run.status) || (run.status === "running" && ["", "starting", "downloading", "warming_up"].includes(run.phase));
 }

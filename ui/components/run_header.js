@@ -123,9 +123,10 @@ function sentence(run) {
   }
   if (run.status === "launching") return "The process is being started.";
   if (run.status === "running") {
-    const parts = [run.total > 1 ? `${run.word} ${run.done}/${run.total}` : run.word];
+    const downloading = run.phase === "downloading"; // counts megabytes
+    const parts = [run.total > 1 ? `${run.word} ${run.done}/${run.total}${downloading ? " MB" : ""}` : run.word];
     if (run.eta !== null) parts.push(left(run.eta));
-    if (run.rate) parts.push(`${figure(run.rate)} steps/s`);
+    if (run.rate) parts.push(`${figure(run.rate)} ${downloading ? "MB" : "steps"}/s`);
     if (run.requested) parts.push("stops with a checkpoint");
     const quiet = run.beat ? live.now() - run.beat : 0;
     if (quiet > 15) parts.push(`last heard of ${age(run.beat, live.now())}`);

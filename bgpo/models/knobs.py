@@ -1,0 +1,71 @@
+"""What a config's model knobs have to agree on. Torch-free: a form refuses what the worker would."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from bgpo.models.registry import MODELS
+
+
+class ModelKnobs(Protocol):
+    """The knobs of a config that models read."""
+
+    model: str
+    model_path: str
+    start_from: str
+    prompt_style: str
+    mask_id: int
+    attention_block: int
+    completion_length: int
+    block_length: int
+
+
+def model_contradictions(c: ModelKnobs, prompt_length: int) -> dict[str, str]:
+    """Knob -> one sentence for each that cannot hold with the others; `prompt_length` in tokens, template included."""
+    family = MODELS[c.model]
+    problems: dict[str, str] = {}
+    if family.built_in:
+        for name, usual in (("model_path", "''"), ("prompt_style", "auto"), ("mask_id", -1), ("attention_block", 0)):
+            value = getattr(c, name)
+            if value not in (usual, ""):
+                problems[name] = (
+                    f"{name} = {str(value)[:60]} means nothing to model = {c.model}, which is made here; set {name} to "
+                    f"{usual}, or choose the model family."
+                )
+        return problems
+    if not c.model_path and not c.start_from:
+        problems["model_path"] = (
+            f"model = {c.model} has no weights to read; give a hub id or a folder in model_path, or a checkpoint in "
+            "start_from."
+        )
+    if c.model_path and c.start_from:
+        problems["start_from"] = (
+            "start_from and model_path both say where the weights come from; clear one of them."
+        )
+    tokens = prompt_length + c.completion_length
+    if tokens > family.max_length:
+        problems["completion_length"] = (
+            f"completion_length = {c.completion_length} after prompts of up to {prompt_length} tokens is more than the "
+            f"{family.max_length} that model = {c.model} was trained for; lower completion_length or prompt_length."
+        )
+    return problems | _block_contradictions(c)
+
+
+def _block_contradictions(c: ModelKnobs) -> dict[str, str]:
+    block = c.attention_block or MODELS[c.model].attention_block
+    if not MODELS[c.model].attention_block:
+        return {} if not c.attention_block else {"attention_block": (
+            f"attention_block = {c.attention_block} means nothing to model = {c.model}, in which every token sees "
+            "every token; set it to 0, or model to a2d_block."
+        )}
+    if c.completion_length % block:
+        return {"completion_length": (
+            f"completion_length = {c.completion_length} is no whole number of the model's blocks of {block} tokens; "
+            f"give a multiple of {block}, or the block length it was trained with in attention_block."
+        )}
+    if block % c.block_length:
+        return {"block_length": (
+            f"block_length = {c.block_length} does not divide the model's blocks of {block} tokens, which it reads "
+            f"only when those before are finished; set block_length to {block} or a divisor of it."
+        )}
+    return {}
