@@ -19,7 +19,8 @@ from bgpo.algorithm.kl import KL_ESTIMATORS
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.models.knobs import model_contradictions
 from bgpo.models.registry import MODELS
-from bgpo.tasks.registry import TASKS
+from bgpo.tasks.knobs import task_contradictions
+from bgpo.tasks.registry import PROTOCOLS, TASKS
 
 MASK_DRAWS = (
     "auto", "stratified", "antithetic", "systematic", "iid", "complementary", "gauss", "block", "bernoulli",
@@ -80,6 +81,20 @@ class TrainConfig(BaseModel):
 
     task: str = knob("adder", "Problems, prompts and the reward.", group="Task", choices=TASKS)
     model: str = knob("tiny", "Model family that is trained.", group="Task", choices=MODELS)
+    data: str = knob(
+        "", "Problems to read in place of the published ones: a hub id, a file (jsonl, parquet, csv) or a folder with "
+        "train and test files.",
+        group="Task",
+    )
+    protocol: str = knob(
+        "auto", "Whose prompt, answer form and reward: BGPO's paper, d1's (also wd1 and SPG), ESPO's; auto: the task's "
+        "first.",
+        group="Task", choices=PROTOCOLS, rare=True,
+    )
+    prompt_length: int = knob(
+        0, "Longest prompt, chat template not counted; shorter ones are padded to it. 0: as long as the task needs.",
+        group="Task", low=0, high=32_768, unit="tokens", rare=True,
+    )
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)
     job: str = knob("train", "What the run's process does.", group="Task", choices=JOBS, rare=True)
 
@@ -461,6 +476,9 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             "show or kill."
         )
     problems |= model_contradictions(c, prompt_room(c))
+    problems |= task_contradictions(
+        c, built_in_model=MODELS[c.model].built_in, trains=c.job == "train", warmup_steps=c.warmup_steps
+    )
     return problems | _objective_contradictions(c) | _memory_contradictions(c)
 
 
@@ -507,7 +525,7 @@ def _memory_contradictions(c: TrainConfig) -> dict[str, str]:
 
 def prompt_room(c: TrainConfig) -> int:
     """Tokens that prompts are padded to: what the task needs, and the chat template around it."""
-    return TASKS[c.task].prompt_length + MODELS[c.model].template_tokens
+    return (c.prompt_length or TASKS[c.task].prompt_length) + MODELS[c.model].template_tokens
 
 
 def differences(left: TrainConfig, right: TrainConfig) -> dict[str, tuple[Any, Any]]:

@@ -55,6 +55,10 @@ def test_an_unknown_choice_lists_the_known_ones(knob):
     ({"token_budget": 9}, "token_budget", ("token_budget", "completion_length")),
     ({"completion_length": 2, "block_length": 2, "denoising_steps": 2}, "completion_length",
      ("completion_length", "task")),
+    ({"task": "gsm8k"}, "task", ("task", "model")),
+    ({"task": "gsm8k"}, "warmup_steps", ("warmup_steps", "task")),
+    ({"data": "some.jsonl"}, "data", ("data", "task")),
+    ({"protocol": "d1"}, "protocol", ("protocol", "task")),
     ({"completion_length": 512, "block_length": 8, "denoising_steps": 64}, "completion_length",
      ("completion_length", "model")),
 ])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import re
 
-from bgpo.tasks.base import Problem, Reward
+from bgpo.tasks.base import Generated, Problem, Reward
 
 _PROMPT = re.compile(r"([1-9]\d)\+([1-9]\d)", re.ASCII)
 
 
-class Adder:
+class Adder(Generated):
     """Sums of two two-digit numbers whose units carry; the answer is three digits."""
 
     name = "adder"
@@ -19,6 +19,7 @@ class Adder:
     longest_answer = 3
     careless = "forgets the carry, so 37+48 becomes 075"
     placeholder = "37+48"
+    example = "37+48 → 085"
 
     def problem(self, rng: random.Random) -> Problem:
         while True:

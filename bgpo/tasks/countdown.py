@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from itertools import combinations
 
-from bgpo.tasks.base import Problem, Reward
+from bgpo.tasks.base import Generated, Problem, Reward
 
 _COUNT = 4
 _PROMPT = re.compile(r"([1-9]\d?):([1-9](?:,[1-9]){3})", re.ASCII)
@@ -20,7 +20,7 @@ _EXAMPLE = "14:1,6,9,8"
 _MAX_EXPRESSION = 32
 
 
-class Countdown:
+class Countdown(Generated):
     """Targets that are a sum or a difference of two of four different numbers; the other two are left over.
 
     Targets of two digits are sums and others differences: few shapes, each seen often enough to be learnt in a minute.
@@ -32,6 +32,7 @@ class Countdown:
     longest_answer = 3
     careless = "finds the two numbers but always subtracts them in the order they stand in, so 14:1,6,9,8 gets 6-8"
     placeholder = _EXAMPLE
+    example = "14:1,6,9,8 → 6+8"
 
     def problem(self, rng: random.Random) -> Problem:
         while True:

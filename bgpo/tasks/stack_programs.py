@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from bgpo.tasks.base import Problem, Reward
+from bgpo.tasks.base import Generated, Problem, Reward
 
 VARIABLES = "abcdef"
 OPERATORS = "+-*"
@@ -21,7 +21,7 @@ _BINDINGS = tuple(
 _MAX_PROGRAM = 64
 
 
-class StackPrograms:
+class StackPrograms(Generated):
     """Expressions of three leaves, or of two pairs, in which precedence or brackets matter."""
 
     name = "stack_programs"
@@ -30,6 +30,7 @@ class StackPrograms:
     longest_answer = 7
     careless = "compiles from left to right and ignores precedence and brackets, so b*c-d*b becomes bc*d-b*"
     placeholder = "b*c-d*b"
+    example = "b*c-d*b → bc*db*-"
 
     def problem(self, rng: random.Random) -> Problem:
         while True:

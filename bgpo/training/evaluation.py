@@ -13,7 +13,7 @@ from bgpo.models.denoiser import Denoiser
 from bgpo.models.noise import Noise
 from bgpo.models.sampler import Denoised, complete
 from bgpo.tasks.base import Problem, Task, problems
-from bgpo.training.rollouts import Judge, trace_json
+from bgpo.training.rollouts import Judge, trace_json, verdicts_on
 from bgpo.training.seeds import derived_seed, python_random
 
 SHOWN = 6
@@ -61,10 +61,7 @@ def evaluate(
     """
     greedy, texts = _decode(model, task, config, held_out, 0.0, check)
     _, sampled_texts = _decode(model, task, config, held_out, 1.0, check)
-    judge = judge or task.reward
-    verdicts, sampled_verdicts = (
-        [judge(problem, text) for problem, text in zip(held_out, written)] for written in (texts, sampled_texts)
-    )
+    verdicts, sampled_verdicts = (verdicts_on(held_out, written, task, judge) for written in (texts, sampled_texts))
     rewards, sampled = (
         torch.tensor([float(verdict.total) for verdict in judged]) for judged in (verdicts, sampled_verdicts)
     )

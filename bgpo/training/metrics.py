@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bgpo.tasks.base import PARTS
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -26,7 +28,8 @@ def _table(*metrics: Metric) -> dict[str, Metric]:
 METRICS: dict[str, Metric] = _table(
     Metric("warmup/loss", "Warm-up loss", "nats/token", "Masked cross-entropy of the supervised warm start on its own careless demonstrations."),
     Metric("reward/mean", "Train reward", "", "Mean reward of this step's rollouts on training problems."),
-    Metric("reward/pass_at_group", "Pass at G", "", "Share of groups in which at least one completion got the full reward."),
+    Metric("reward/pass_at_group", "Pass at G", "", "Share of groups in which at least one completion is right."),
+    *(Metric(f"reward/part_{name}", f"Reward part: {label.lower()}", "", help) for name, (label, help) in PARTS.items()),
     Metric("reward/heldout_greedy", "Held-out, greedy", "", "Mean reward on held-out problems, decoded at temperature 0."),
     Metric("reward/heldout_greedy_se", "Held-out greedy, standard error", "", "One standard error of the greedy held-out reward."),
     Metric("reward/heldout_sampled", "Held-out, T = 1", "", "Mean reward on held-out problems, sampled at temperature 1."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from bgpo.models.decoding import SamplerSettings
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.noise import Noise
 from bgpo.models.sampler import Denoised, complete
-from bgpo.tasks.base import Problem, Reward, Task, problems
+from bgpo.tasks.base import PARTS, Problem, Reward, Task, rewards, step_problems
 from bgpo.training.seeds import derived_seed, python_random
 
 Judge = Callable[[Problem, str], Reward]
@@ -88,13 +89,12 @@ def collect(
         judge: verdict on (problem, completion); the task's own when None.
     """
     P, G = config.prompts_per_step, config.group_size
-    chosen = problems(task, "train", P, python_random(config.seed, "problems", step))
+    chosen = step_problems(task, step, P, partial(python_random, config.seed))
     prompt_ids = model.encode_prompts([p.prompt for p in chosen], task.prompt_length).repeat_interleave(G, 0)
     noise = Noise(derived_seed(config.seed, "rollout", step))
     done = complete(model, prompt_ids, rollout_settings(config), noise, check)
     texts = model.decode(done.ids)
-    judge = judge or task.reward
-    verdicts = [judge(chosen[row // G], text) for row, text in enumerate(texts)]
+    verdicts = verdicts_on([chosen[row // G] for row in range(P * G)], texts, task, judge)
     reward = torch.tensor([verdict.total for verdict in verdicts], device=model.device, dtype=torch.float32).view(P, G)
     advantage = ADVANTAGES[config.advantage](reward)
     tokens = model.completion_tokens(done.ids)
@@ -102,8 +102,24 @@ def collect(
         prompt_ids, model.prompt_tokens(prompt_ids), done.ids,
         torch.arange(done.ids.shape[1], device=tokens.device) < tokens[:, None], done.commit_step, done.logprob, reward,
         advantage.reshape(-1), done.confidence, chosen, texts, verdicts,
-        _metrics(done, texts, tokens, reward, advantage),
+        _metrics(done, texts, tokens, reward, advantage, verdicts),
     )
+
+
+def verdicts_on(problems: list[Problem], texts: list[str], task: Task, judge: Judge | None) -> list[Reward]:
+    """The verdict on each text as an answer to the problem at the same place; without `judge` the task's own."""
+    if judge is None:
+        return rewards(task, problems, texts)
+    return [judge(problem, text) for problem, text in zip(problems, texts)]
+
+
+def part_means(verdicts: list[Reward]) -> dict[str, float]:
+    """The mean of each declared part that the verdicts name; those of a reward_file's own stay with its rollouts."""
+    named = dict.fromkeys(name for verdict in verdicts for name in verdict.parts if name in PARTS)
+    return {
+        f"reward/part_{name}": sum(verdict.parts.get(name, 0.0) for verdict in verdicts) / len(verdicts)
+        for name in named
+    }
 
 
 def kept_rollouts(model: Denoiser, rollouts: Rollouts, groups: int) -> list[KeptRollout]:
@@ -130,13 +146,14 @@ def trace_json(model: Denoiser, ids: Tensor, commit_step: Tensor, confidence: Te
 
 
 def _metrics(
-    done: Denoised, texts: list[str], tokens: Tensor, reward: Tensor, advantage: Tensor
+    done: Denoised, texts: list[str], tokens: Tensor, reward: Tensor, advantage: Tensor, verdicts: list[Reward]
 ) -> dict[str, float]:
     P, G = reward.shape
+    solved = torch.tensor([verdict.solved for verdict in verdicts]).view(P, G)
     groups = [texts[start : start + G] for start in range(0, P * G, G)]
     return {
         "reward/mean": reward.mean().item(),
-        "reward/pass_at_group": (reward >= 1).any(1).float().mean().item(),
+        "reward/pass_at_group": solved.any(1).float().mean().item(),
         "groups/live_fraction": (advantage != 0).any(1).float().mean().item(),
         "groups/distinct_fraction": sum(len(set(group)) for group in groups) / (P * G),
         "completion/tokens": tokens.float().mean().item(),
@@ -144,4 +161,4 @@ def _metrics(
         # the mean surprise of what was drawn: an unbiased estimate that needs no pass of its own
         "policy/entropy": -done.logprob.mean().item(),
         "rollout/nfe": done.nfe.float().mean().item(),
-    }
+    } | part_means(verdicts)

@@ -7,7 +7,6 @@ resumed run goes on exactly where an uninterrupted one would be.
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,8 @@ from bgpo.models.checkpoints import (
 )
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.registry import MODELS
-from bgpo.tasks.base import Task
-from bgpo.tasks.registry import TASKS
+from bgpo.tasks.base import Task, with_prompt_length
+from bgpo.tasks.registry import open_task
 from bgpo.training import warmup
 from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_problems
 from bgpo.training.likelihood import Passes
@@ -97,8 +96,7 @@ class _Run:
         self.checkpoints = folder / "checkpoints"
         self.listener = listener
         self.cache = warm_start_cache
-        self.task: Task = copy.copy(TASKS[config.task])
-        self.task.prompt_length = prompt_room(config)
+        self.task: Task = with_prompt_length(open_task(config), prompt_room(config))
         keep_copies(config, folder)
         self.objective = objective_of(config, folder)
         self.judge = judge_of(config, folder)
@@ -177,7 +175,8 @@ class _Run:
                 raise _StopRequested
 
         self.listener.phase("warming_up", first, config.warmup_steps)
-        warmup.warm_up(model, optimizer, warmup.demonstrations(model, self.task, config), config, first, report)
+        if first < config.warmup_steps:
+            warmup.warm_up(model, optimizer, warmup.demonstrations(model, self.task, config), config, first, report)
         if self._built_in:
             warmup.store(config, self.cache, model, self._state("warming_up", config.warmup_steps))
         return model

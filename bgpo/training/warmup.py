@@ -21,8 +21,8 @@ from bgpo.algorithm.masking import draw_masks
 from bgpo.config import TrainConfig
 from bgpo.models.checkpoints import CheckpointError, TrainingState, load_model, load_state, save_checkpoint
 from bgpo.models.denoiser import Denoiser
-from bgpo.tasks.base import Task, problems
-from bgpo.tasks.registry import TASKS
+from bgpo.tasks.base import GeneratedTask, Task, problems
+from bgpo.tasks.registry import open_task
 from bgpo.training.seeds import python_random, torch_generator
 
 # part of the cache key: raise it when the code below changes what a warm start is
@@ -39,9 +39,10 @@ def cache_key(config: TrainConfig) -> str:
 
     A sample of the task's problems with both answers goes in, so that a changed task is a changed key.
     """
-    task = TASKS[config.task]
-    sample = problems(task, "train", 64, python_random(config.seed, "cache key"))
-    answers = [[p.prompt, task.demonstration(p, True), task.demonstration(p, False)] for p in sample]
+    task, answers = open_task(config), []
+    if isinstance(task, GeneratedTask):
+        sample = problems(task, "train", 64, python_random(config.seed, "cache key"))
+        answers = [[p.prompt, task.demonstration(p, True), task.demonstration(p, False)] for p in sample]
     made_of = {name: getattr(config, name) for name in _KEY_KNOBS} | {"recipe": RECIPE_VERSION, "sample": answers}
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:24]
 

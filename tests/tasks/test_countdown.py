@@ -96,9 +96,9 @@ def test_the_careless_answer_takes_the_right_numbers_in_the_order_they_stand_in(
 
 
 def test_there_are_problems_enough_of_both_kinds():
-    found = problems(TASK, "held_out", 1000, random.Random(0), distinct=True)
+    found = problems(TASK, "held_out", 800, random.Random(0), distinct=True)
     kinds = Counter(problem.expected[1] for problem in found)
-    assert set(kinds) == {"+", "-"} and min(kinds.values()) > 150
+    assert set(kinds) == {"+", "-"} and min(kinds.values()) > 120
 
 
 @pytest.mark.parametrize("prompt, expected", [

@@ -8,22 +8,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpo.tasks.base import is_held_out, problems
+from bgpo.tasks.base import GeneratedTask, problems, split_of, step_problems
 from bgpo.tasks.registry import TASKS
 from bgpo.tasks.stack_programs import compile_expression, run_program
 
 ADDER, PROGRAMS = TASKS["adder"], TASKS["stack_programs"]
+GENERATED = {name: task for name, task in TASKS.items() if isinstance(task, GeneratedTask)}
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", GENERATED.values(), ids=GENERATED)
 def test_splits_share_no_prompt(task):
     train = {p.prompt for p in problems(task, "train", 3000, random.Random(0))}
-    held_out = {p.prompt for p in problems(task, "held_out", 300, random.Random(1), distinct=True)}
-    assert len(held_out) == 300 and not train & held_out
-    assert all(map(is_held_out, held_out))
+    validation = {p.prompt for p in problems(task, "validation", 200, random.Random(1), distinct=True)}
+    held_out = {p.prompt for p in problems(task, "held_out", 200, random.Random(1), distinct=True)}
+    assert len(validation) == len(held_out) == 200
+    assert not train & held_out and not train & validation and not validation & held_out
+    assert set(map(split_of, held_out)) == {"held_out"}
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", GENERATED.values(), ids=GENERATED)
+def test_examples_are_true(task):
+    prompt, expected = task.example.split(" → ")
+    assert task.problem_from(prompt).expected == expected
+
+
+def test_a_step_draws_by_its_number_alone():
+    def draw(step: int) -> list[str]:
+        return [p.prompt for p in step_problems(ADDER, step, 8, lambda purpose, n: random.Random(f"{purpose}{n}"))]
+
+    assert draw(3) == draw(3) != draw(4)
+
+
+@pytest.mark.parametrize("task", GENERATED.values(), ids=GENERATED)
 def test_right_demonstrations_are_rewarded_and_careless_ones_are_not(task):
     for problem in problems(task, "train", 500, random.Random(0)):
         right, careless = task.demonstration(problem, True), task.demonstration(problem, False)
@@ -33,7 +49,7 @@ def test_right_demonstrations_are_rewarded_and_careless_ones_are_not(task):
         assert task.problem_from(problem.prompt) == problem
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", GENERATED.values(), ids=GENERATED)
 @given(completion=st.text(max_size=200))
 def test_no_text_breaks_the_grader(task, completion):
     problem = task.problem_from(task.placeholder)
@@ -41,7 +57,7 @@ def test_no_text_breaks_the_grader(task, completion):
     assert verdict.total in (0.0, 1.0) and verdict.reason
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", GENERATED.values(), ids=GENERATED)
 @pytest.mark.parametrize(
     "hostile", ["9" * 1_000_000, "a" * 1_000_000, "*" * 100_000, "__import__('os')", "\0", "", "ab+" * 50_000]
 )
@@ -49,7 +65,7 @@ def test_hostile_completions_get_zero_at_once(task, hostile):
     assert task.reward(task.problem_from(task.placeholder), hostile).total == 0.0
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", GENERATED.values(), ids=GENERATED)
 @pytest.mark.parametrize("prompt", ["", "1+", "a+", "(a+b", "a b", "37+4８", "x*y", "))((", "9" * 10_000, "a" * 10_000])
 def test_prompts_that_state_no_problem_are_refused_in_a_sentence(task, prompt):
     with pytest.raises(ValueError, match="such as"):

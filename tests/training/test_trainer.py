@@ -12,7 +12,7 @@ import torch
 from bgpo.config import TrainConfig
 from bgpo.models.checkpoints import load_model
 from bgpo.tasks.adder import Adder
-from bgpo.tasks.base import Reward
+from bgpo.tasks.base import PARTS, Reward
 from bgpo.training import warmup
 from bgpo.training.metrics import METRICS
 from bgpo.training.trainer import run
@@ -114,6 +114,7 @@ def test_reports_what_a_page_shows(uninterrupted):
     names = {name for name, _ in recorder.points}
     assert names <= set(METRICS)
     others = {"memory/cuda_peak_mb", "kl/reference", "ratio/clipped_fraction"}
+    others |= {f"reward/part_{name}" for name in PARTS}  # this run has a reward of its own
     assert names == set(METRICS) - others, "a metric that no run logs has no place in METRICS"
     assert sorted(step for name, step in recorder.points if name == "reward/heldout_greedy") == [0, 2, 4]
     assert sorted(step for name, step in recorder.points if name == "reward/mean") == [1, 2, 3, 4]

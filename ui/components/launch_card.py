@@ -27,9 +27,7 @@ def launch_card() -> gr.HTML:
 
 def preset_choice(chosen: str) -> dict[str, Any]:
     def card(name: str) -> dict[str, str]:
-        task = TASKS[PRESETS[name].config().task]
-        problem = task.problem_from(task.placeholder)
-        example = f"{problem.prompt} \u2192 {problem.expected}"
+        example = TASKS[PRESETS[name].config().task].example
         return {"name": name, "title": PRESETS[name].title, "summary": PRESETS[name].summary, "example": example}
 
     return {"presets": [card(name) for name in PRESETS], "chosen": chosen}

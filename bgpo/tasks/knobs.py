@@ -1,0 +1,60 @@
+"""What a task says to the knobs of a config: contradictions, each naming both knobs and two ways out."""
+
+from __future__ import annotations
+
+from bgpo.tasks.base import GeneratedTask, Task, TaskKnobs
+from bgpo.tasks.listed import ListedTask
+from bgpo.tasks.registry import TASKS
+
+_LONGEST_SHOWN = 40
+
+
+def task_contradictions(knobs: TaskKnobs, *, built_in_model: bool, trains: bool, warmup_steps: int) -> dict[str, str]:
+    """Sentences by knob.
+
+    Args:
+        built_in_model: the model is the tiny one, which knows characters and no words.
+        trains: the run draws training problems.
+        warmup_steps: supervised steps on demonstrations, which only generated tasks have.
+    """
+    task = TASKS[knobs.task]
+    problems = _unread(knobs, task) | _protocol(knobs, task)
+    if built_in_model and task.reads_words:
+        problems["task"] = (
+            f"task = {task.name} asks in words, which model = tiny cannot read; set task to {_small_tasks()}, or "
+            "choose another model."
+        )
+    if trains and "train" not in task.splits:
+        problems["task"] = (
+            f"task = {task.name} is published for evaluation only and has no training problems; set job to evaluate, "
+            "or task to one that has, such as mbpp."
+        )
+    if trains and warmup_steps and not isinstance(task, GeneratedTask):
+        problems["warmup_steps"] = (
+            f"warmup_steps = {warmup_steps} needs demonstrations, and task = {task.name} has none; set warmup_steps to "
+            f"0, or task to {_small_tasks()}."
+        )
+    return problems
+
+
+def _unread(knobs: TaskKnobs, task: Task) -> dict[str, str]:
+    if knobs.data and not isinstance(task, ListedTask):
+        return {"data": (
+            f"data = {knobs.data[:_LONGEST_SHOWN]} is not read by task = {task.name}, which makes its problems; empty "
+            "data, or choose a task that reads one, such as gsm8k."
+        )}
+    return {}
+
+
+def _protocol(knobs: TaskKnobs, task: Task) -> dict[str, str]:
+    if knobs.protocol in ("auto", *task.protocols):
+        return {}
+    known = ", ".join(("auto", *task.protocols))
+    return {"protocol": (
+        f"protocol = {knobs.protocol} is not published for task = {task.name}; set protocol to one of {known}, or "
+        "choose another task."
+    )}
+
+
+def _small_tasks() -> str:
+    return " or ".join(name for name, task in TASKS.items() if not task.reads_words)
