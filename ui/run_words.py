@@ -14,7 +14,7 @@ STATUS_WORDS = {
 }
 PHASE_WORDS = {
     "starting": "Starting", "downloading": "Downloading", "warming_up": "Warming up",
-    "training": "Training", "evaluating": "Evaluating",
+    "training": "Training", "evaluating": "Evaluating", "measuring": "Measuring",
 }
 _TONES = {"queued": "", "launching": "live", "running": "live", "finished": "good", "stopped": "warn", "failed": "bad"}
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
@@ -24,15 +25,20 @@ class ControlError(Exception):
     """Something that cannot be done with this run now; the message is a sentence for a person."""
 
 
-def submit(db: Database, config: TrainConfig, runs_folder: Path, name: str | None = None) -> Run:
-    """Queues a new run. Raises ControlError for a name that is too long or a folder that cannot be made."""
+def submit(
+    db: Database, config: TrainConfig, runs_folder: Path, name: str | None = None, **columns: Any
+) -> Run:
+    """Queues a new run. Raises ControlError for a name that is too long or a folder that cannot be made.
+
+    `columns` are others of its row, such as `parent_id` and `priority`.
+    """
     name = " ".join((name or default_name(config)).split())
     if len(name) > NAME_LIMIT:
         raise ControlError(f"The name has {len(name)} characters; use at most {NAME_LIMIT}.")
     try:
         return create_run(
             db, name=name, config_json=config.to_json(), train_steps=config.train_steps, runs_folder=runs_folder,
-            who=_WHO, device_kind={"cuda": "gpu"}.get(config.device, config.device),
+            who=_WHO, device_kind={"cuda": "gpu"}.get(config.device, config.device), **columns,
         )
     except StorageError as error:
         raise ControlError(str(error)) from error

@@ -60,11 +60,12 @@ def largest_token_budget(
         sizes.append(saved.peak_mb * MB)
         del held
     per_pair = max(1.0, (sizes[1] - sizes[0]) / 2)
-    fitting = int(_SHARE_OF_FREE * _free_bytes(device) / per_pair) * tokens
+    fitting = int(_SHARE_OF_FREE * free_bytes(device) / per_pair) * tokens
     return max(tokens, min(_MOST_TOKENS[device.type], fitting))
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """What a process could still take on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

@@ -15,6 +15,7 @@ from bgpo.algorithm.surrogate import Surrogate
 from bgpo.config import TrainConfig
 from bgpo.training.draws import estimates_elbo
 from bgpo.training.likelihood import Batch, Known, view_of
+from bgpo.training.metrics import METRICS
 from bgpo.training.seeds import torch_generator
 
 _JACKKNIFE = 16  # sets of draws that are left out in turn; more say no more of the error
@@ -50,10 +51,7 @@ def update_metrics(first: Updated, last: Updated, estimates_elbo: bool) -> dict[
         metrics |= _elbo_metrics(first.surrogate.elbo(first.samples, view) * first.surrogate.normalizer)
     if estimates_elbo and not last.known.old_is_partial:
         now, old = (last.surrogate.elbo(x, view_of(last.batch, x)) for x in (last.samples, last.known.old))
-        bound, objective = _bound_and_objective(now, old, last.batch.advantage)
-        count, B = last.batch.count, last.completions
-        metrics |= {"bound/value": _total(bound, count, B), "bound/elbo_objective": _total(objective, count, B)}
-        metrics |= _gap_metrics(now, old, last.batch, B, "")
+        metrics |= bound_metrics(now, old, last.batch, last.completions, "")
     return metrics
 
 
@@ -121,15 +119,11 @@ class Probe:
             return {}
         weight = self.batch.draws.weight
         old, now = (weight * x.sum(-1) / self.normalizer for x in (before, after))
-        count = self.batch.count
-        bound, objective = _bound_and_objective(now, old, self.batch.advantage)
         log_ratio = (now - old).double()
         sequence = log_ratio.mean(-1).exp()
         p05, p95 = (log_ratio.flatten().quantile(q).item() for q in (0.05, 0.95))
         metrics = {
-            "bound/value_after": _total(bound, count, self.completions),
-            "bound/elbo_objective_after": _total(objective, count, self.completions),
-            **_gap_metrics(now, old, self.batch, self.completions, "_after"),
+            **bound_metrics(now, old, self.batch, self.completions, "_after"),
             "log_ratio/mean_abs_after": log_ratio.abs().mean().item(),
             "log_ratio/p05_after": p05,
             "log_ratio/p95_after": p95,
@@ -144,39 +138,37 @@ def _bound_and_objective(now: Tensor, old: Tensor, advantage: Tensor) -> tuple[T
     return bgpo(now, old, advantage), elbo(now, old, advantage)
 
 
-def _gap_metrics(now: Tensor, old: Tensor, batch: Batch, completions: int, when: str) -> dict[str, float]:
-    """The gap and its two parts by the sign of the advantage, with their Monte Carlo errors from two draws on.
+def bound_metrics(now: Tensor, old: Tensor, batch: Batch, completions: int, when: str) -> dict[str, float]:
+    """Bound, objective, gap and the gap's two parts by the sign of the advantage, with their Monte Carlo errors.
 
     The errors are a jackknife over the mask draws of all completions at once, which holds whether or not completions
-    share masks; draws that were stratified scatter less than it says. More than `_JACKKNIFE` draws are left out in
-    groups.
+    share masks; draws that were stratified scatter less than it says. Beyond `_JACKKNIFE` draws are left out in sets.
+    There are none with one draw.
 
     Args:
         now, old: (B, K) ELBOs of the draws; when: "" or "_after".
     """
     K = now.shape[-1]
-    names = (f"bound/gap{when}", f"bound/gap_positive{when}", f"bound/gap_negative{when}")
-    parts = dict(zip(names, _gaps(now, old, batch)))
-    metrics = {name: value / completions for name, value in parts.items()}
+    names = [f"bound/{part}{when}" for part in ("value", "elbo_objective", "gap", "gap_positive", "gap_negative")]
+    metrics = dict(zip(names, _bound_totals(now, old, batch, completions)))
     if K < 2:
         return metrics
-    groups = torch.arange(K, device=now.device).chunk(min(K, _JACKKNIFE))
     every = torch.ones(K, dtype=torch.bool, device=now.device)
     without = []
-    for left_out in groups:
+    for left_out in torch.arange(K, device=now.device).chunk(min(K, _JACKKNIFE)):
         kept = every.clone()
         kept[left_out] = False
-        without.append(_gaps(now[:, kept], old[:, kept], batch))
-    scatter = torch.tensor(without, dtype=torch.float64).var(0, unbiased=False) * (len(groups) - 1)
-    errors = {f"{name}_se": error / completions for name, error in zip(parts, scatter.sqrt().tolist())}
-    return metrics | {name: errors[name] for name in errors if when or name == "bound/gap_se"}
+        without.append(_bound_totals(now[:, kept], old[:, kept], batch, completions))
+    errors = (torch.tensor(without, dtype=torch.float64).var(0, unbiased=False) * (len(without) - 1)).sqrt().tolist()
+    reported = {f"{name}_se": error for name, error in zip(names, errors)}
+    return metrics | {name: error for name, error in reported.items() if name in METRICS}
 
 
-def _gaps(now: Tensor, old: Tensor, batch: Batch) -> tuple[float, float, float]:
-    """Summed over completions: the gap, its part from A > 0, its part from A < 0."""
+def _bound_totals(now: Tensor, old: Tensor, batch: Batch, completions: int) -> list[float]:
+    """Averages over all completions of the step: bound, objective, gap, its part from A > 0, from A < 0."""
     bound, objective = _bound_and_objective(now, old, batch.advantage)
-    gap, positive = (objective - bound) * batch.count, batch.advantage > 0
-    return gap.sum().item(), gap[positive].sum().item(), gap[~positive].sum().item()
+    gap, positive = objective - bound, batch.advantage > 0
+    return [_total(part, batch.count, completions) for part in (bound, objective, gap, gap * positive, gap * ~positive)]
 
 
 def _total(values: Tensor, count: Tensor, completions: int) -> float:

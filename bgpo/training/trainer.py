@@ -235,20 +235,10 @@ class _Run:
     def _updater(self) -> Updater:
         c = self.config
         head = Head(scored_rows_only=c.masked_head, chunked=c.chunked_head, fused=c.fused_head)
-        passes = Passes(self.token_budget or self._largest_token_budget(), c.packed, head)
+        budget = self.token_budget or token_budget_for(self.model, self.task.prompt_length, c.completion_length)
+        passes = Passes(budget, c.packed, head)
         reference = reference_policy(c, self.model, self.step, self.checkpoints)
         return Updater(c, self.objective, self.model, self.optimizer, passes, reference)
-
-    def _largest_token_budget(self) -> int:
-        width, L = self.task.prompt_length, self.config.completion_length
-
-        def one_pass(pairs: int) -> torch.Tensor:
-            # no padding, so that all of it is work
-            ids = torch.full((pairs, width + L), self.model.mask_id, device=self.device)
-            every = torch.ones(pairs, L, dtype=torch.bool, device=self.device)
-            return token_logprob(self.model, Pairs(ids[:, :width], ids[:, width:], every, every))
-
-        return largest_token_budget(self.device, self.model.model, one_pass, width + L)
 
     def _train_step(self) -> None:
         """One batch of rollouts and its updates. Left early before the first update, it changes nothing."""
@@ -263,7 +253,8 @@ class _Run:
         self.token_budget = self.updater.passes.token_budget
         self.step += 1
         times = {"time/rollout_s": collected - start, "time/likelihood_s": time.monotonic() - collected}
-        self.listener.metrics(self.step, rollouts.metrics | metrics | times | memory_metrics(self.device))
+        memory = memory_metrics(self.device) | {"memory/pass_tokens": float(self.token_budget)}
+        self.listener.metrics(self.step, rollouts.metrics | metrics | times | memory)
         if self.config.keep_rollouts:
             self.listener.rollouts(self.step, kept_rollouts(self.model, rollouts, self.config.keep_rollouts))
         self.listener.phase("training", self.step, self.config.train_steps)
@@ -305,3 +296,15 @@ class _Run:
         if self.listener.should_stop():
             raise _StopRequested
 
+
+def token_budget_for(model: Denoiser, prompt_length: int, completion_length: int) -> int:
+    """Most tokens of a likelihood pass that this machine takes, by passes of one and three pairs of that size."""
+    width, L = prompt_length, completion_length
+
+    def one_pass(pairs: int) -> torch.Tensor:
+        # no padding, so that all of it is work
+        ids = torch.full((pairs, width + L), model.mask_id, device=model.device)
+        every = torch.ones(pairs, L, dtype=torch.bool, device=model.device)
+        return token_logprob(model, Pairs(ids[:, :width], ids[:, width:], every, every))
+
+    return largest_token_budget(model.device, model.model, one_pass, width + L)

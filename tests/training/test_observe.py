@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bgpo.training.observe import _gap_metrics
+from bgpo.training.observe import bound_metrics
 
 
 def batch_of(advantage: torch.Tensor, count: torch.Tensor | None = None) -> SimpleNamespace:
@@ -26,26 +26,25 @@ def drawn(seed: int, B: int, K: int) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 def test_the_parts_add_up_and_no_movement_is_no_gap():
     now, old, advantage = drawn(3, B=12, K=4)
-    found = _gap_metrics(now, old, batch_of(advantage), 20, "_after")
+    found = bound_metrics(now, old, batch_of(advantage), 20, "_after")
     assert found["bound/gap_after"] == pytest.approx(
         found["bound/gap_positive_after"] + found["bound/gap_negative_after"]
     )
     assert found["bound/gap_negative_after"] > 0 and found["bound/gap_after_se"] > 0
-    still = _gap_metrics(old, old, batch_of(advantage), 20, "")
-    assert set(still.values()) == {0.0} and set(still) == {
-        "bound/gap", "bound/gap_positive", "bound/gap_negative", "bound/gap_se",
-    }
+    still = bound_metrics(old, old, batch_of(advantage), 20, "")
+    assert {still[name] for name in ("bound/gap", "bound/gap_positive", "bound/gap_negative", "bound/gap_se")} == {0}
+    assert still["bound/value"] == still["bound/elbo_objective"] == pytest.approx(advantage.sum().item() / 20)
 
 
 def test_one_draw_has_no_error():
     now, old, advantage = drawn(3, B=12, K=1)
-    assert not any(name.endswith("_se") for name in _gap_metrics(now, old, batch_of(advantage), 12, "_after"))
+    assert not any(name.endswith("_se") for name in bound_metrics(now, old, batch_of(advantage), 12, "_after"))
 
 
 @pytest.mark.parametrize("K", [8, 64])
 def test_the_error_is_what_repeating_the_draws_shows(K):
     """The scatter of the gap over 300 sets of draws, against the mean of the error that each set alone reports."""
-    found = [_gap_metrics(*drawn(seed, B=16, K=K)[:2], batch_of(drawn(seed, 16, K)[2]), 16, "_after")
+    found = [bound_metrics(*drawn(seed, B=16, K=K)[:2], batch_of(drawn(seed, 16, K)[2]), 16, "_after")
              for seed in range(300)]
     scatter = torch.tensor([one["bound/gap_after"] for one in found]).std().item()
     reported = sum(one["bound/gap_after_se"] ** 2 for one in found) / len(found)

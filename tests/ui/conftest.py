@@ -1,25 +1,29 @@
-"""A real database with the routes over it. The scheduler and the chat are left out: nothing here starts a process."""
+"""A real database with the routes over it, without scheduler and chat; and, for page tests, the app as a process."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from starlette.testclient import TestClient
 
 from bgpo.presets import PRESETS
-from storage.database import open_database, sqlite_url
+from storage.database import Database, open_database, sqlite_url
 from storage.runs import Run, create_run, get_run, transition
 from tests.chromium import FLAGS, HOW, find_chromium
+from tests.ui.studio import App, apps
 from tests.waiting import PATIENCE
 from ui import api, assets
 from ui.access import LOOPBACK, Access
 from ui.services import Services
 
 expect.set_options(timeout=PATIENCE * 1000)
+# what Gradio's client says when a page is left while one of its streams is open
+LEFT_THE_PAGE = re.compile("AbortError: (signal is|BodyStreamBuffer was) aborted|Connection errored out")
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +71,45 @@ def new_run(services):
         return get_run(services.db, run.id)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Iterator[App]:
+    with apps(tmp_path_factory.mktemp("data")) as start:
+        yield start()
+
+
+@pytest.fixture
+def start_app(tmp_path) -> Iterator[Callable[[], App]]:
+    with apps(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def db(app) -> Iterator[Database]:
+    opened = open_database(sqlite_url(app.data_dir / "bgpo.db"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator[Page]:
+    """A page that fails the test when anything went wrong in its console."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE * 1000)
+    opened = context.new_page()
+    wrong: list[str] = []
+
+    def heard(message) -> None:
+        if message.type == "error" and not LEFT_THE_PAGE.search(message.text):
+            wrong.append(message.text)
+
+    opened.on("console", heard)
+    def thrown(error) -> None:
+        if not LEFT_THE_PAGE.search(str(error)):
+            wrong.append(str(error))
+
+    opened.on("pageerror", thrown)
+    yield opened
+    context.close()
+    assert wrong == []

@@ -207,7 +207,9 @@ def test_every_chart_is_in_one_section_and_every_metric_in_one_place():
     prefixes = [prefix for section in SECTIONS.values() for prefix in section.prefixes]
     assert len(set(prefixes)) == len(prefixes)
     assert {name.split("/")[0] for name in METRICS} <= set(prefixes)
-    drawn = [series.metric for chart in CHARTS.values() for series in chart.series]
+    # the bound's own tab draws some of the curves again
+    once = [CHARTS[name] for section, one in SECTIONS.items() if section != "monitor" for name in one.charts]
+    drawn = [series.metric for chart in once for series in chart.series]
     assert len(set(drawn)) == len(drawn)
 
 

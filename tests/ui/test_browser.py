@@ -5,21 +5,15 @@ Run it alone with `pytest tests/ui/test_browser.py`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
-from bgpo.jobs import runner, settling
+from bgpo.jobs import runner
 from bgpo.presets import PRESETS
 from storage.alerts import Alert
 from storage.completions import Completion
@@ -27,102 +21,11 @@ from storage.database import Database, open_database, sqlite_url
 from storage.metrics import Point, Progress, flush
 from storage.rollouts import Rollout
 from storage.runs import Run, create_run, get_run, transition
-from tests.waiting import PATIENCE, paused, wait_until
+from tests.ui.studio import App
+from tests.waiting import paused, wait_until
 
-ROOT = Path(__file__).parents[2]
 SHORT = "preset=adder&warmup_steps=40&train_steps=32&eval_every=4&prompts_per_step=4&group_size=4&eval_problems=8"
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>${window.hacked=1}{{constructor}}</pre>"
-# what Gradio's client says when a page is left while one of its streams is open
-LEFT_THE_PAGE = re.compile("AbortError: (signal is|BodyStreamBuffer was) aborted|Connection errored out")
-
-
-@dataclass
-class App:
-    """A running app process."""
-
-    url: str
-    data_dir: Path
-    process: subprocess.Popen
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(PATIENCE)
-
-
-@contextlib.contextmanager
-def apps(data_dir: Path) -> Iterator[Callable[[], App]]:
-    """Starts `python app.py` on free ports, each once it answers. In the end nothing that came of them is left."""
-    started: list[App] = []
-
-    def start() -> App:
-        log = data_dir / f"app{len(started)}.txt"  # a pipe that nobody empties would block a talkative app
-        command = [sys.executable, "app.py", "--data-dir", str(data_dir), "--port", "0"]
-        with log.open("w") as file:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        started.append(App("", data_dir, process))
-        found = wait_until(
-            lambda: process.poll() is not None or re.search(r" at (http://\S+) ", log.read_text()), "the app to start"
-        )
-        assert found is not True, f"The app did not start: {log.read_text()}"
-        started[-1].url = found.group(1)
-        return started[-1]
-
-    try:
-        yield start
-    finally:
-        for one in started:
-            one.stop()
-        end_workers(data_dir)
-
-
-def end_workers(data_dir: Path) -> None:
-    db = open_database(sqlite_url(data_dir / "bgpo.db"))
-    for run in settling.live_runs(db):
-        settling.kill_tree(run)
-    db.close()
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory) -> Iterator[App]:
-    with apps(tmp_path_factory.mktemp("data")) as start:
-        yield start()
-
-
-@pytest.fixture
-def start_app(tmp_path) -> Iterator[Callable[[], App]]:
-    with apps(tmp_path) as start:
-        yield start
-
-
-@pytest.fixture
-def db(app) -> Iterator[Database]:
-    opened = open_database(sqlite_url(app.data_dir / "bgpo.db"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def page(browser) -> Iterator[Page]:
-    """A page that fails the test when anything went wrong in its console."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE * 1000)
-    opened = context.new_page()
-    wrong: list[str] = []
-
-    def heard(message) -> None:
-        if message.type == "error" and not LEFT_THE_PAGE.search(message.text):
-            wrong.append(message.text)
-
-    opened.on("console", heard)
-    def thrown(error) -> None:
-        if not LEFT_THE_PAGE.search(str(error)):
-            wrong.append(str(error))
-
-    opened.on("pageerror", thrown)
-    yield opened
-    context.close()
-    assert wrong == []
 
 
 def chart_state(page: Page, name: str) -> dict:

@@ -100,13 +100,6 @@ CHARTS: dict[str, Chart] = {
         unit="reward",
         note="Both are measured again on the same masks once the weights have moved; at the update they are equal.",
     ),
-    "at_update": Chart(
-        "Bound and objective, at the update", (
-            Series("bound/elbo_objective", "ELBO objective"),
-            Series("bound/value", "BGPO bound", dash="dash"),
-        ),
-        unit="reward", note="On-policy both are the mean advantage; only later updates of a batch differ.",
-    ),
     "gap": Chart(
         "Gap", (
             Series("bound/gap_after", "After the update", band="bound/gap_after_se"),
@@ -115,6 +108,52 @@ CHARTS: dict[str, Chart] = {
         unit="reward",
         note="At the update of an on-policy run the gap is zero: a live check of the trainer. Bands are one standard "
              "error over the mask draws. The tab Bound splits it by the sign of the advantage.",
+    ),
+    "monitor_gap": Chart(
+        "Gap after the update", (Series("bound/gap_after", "Objective minus bound", band="bound/gap_after_se"),),
+        unit="reward", note="Never below zero. Bands are one Monte Carlo standard error over the mask draws.",
+    ),
+    "monitor_split": Chart(
+        "Gap by the sign of the advantage", (
+            Series("bound/gap_positive_after", "Good completions, A > 0", band="bound/gap_positive_after_se"),
+            Series("bound/gap_negative_after", "Bad completions, A < 0", dash="dash",
+                   band="bound/gap_negative_after_se"),
+        ),
+        unit="reward",
+        note="Where A > 0 the gap grows with the square of the policy's movement, where A < 0 with the spread of the "
+             "log ratios over the draws. Bands are one Monte Carlo standard error.",
+    ),
+    "monitor_bound": Chart(
+        "Objective and bound after the update", (
+            Series("bound/elbo_objective_after", "ELBO objective", band="bound/elbo_objective_after_se"),
+            Series("bound/value_after", "BGPO bound", band="bound/value_after_se", dash="dash"),
+        ),
+        unit="reward", note="Measured again on the same masks once the weights have moved: what the step has gained.",
+    ),
+    "monitor_check": Chart(
+        "Gap at the update", (
+            Series("bound/gap", "Objective minus bound", band="bound/gap_se"),
+            Series("bound/gap_positive", "From A > 0", dash="dot", alone=True),
+            Series("bound/gap_negative", "From A < 0", dash="dash", alone=True),
+        ),
+        unit="reward",
+        note="At the last update of each step. On-policy it is zero, whatever the masks; off-policy it is what the "
+             "bound gives away on stale rollouts.",
+    ),
+    "monitor_objective": Chart(
+        "Objective and bound at the update", (
+            Series("bound/elbo_objective", "ELBO objective"),
+            Series("bound/value", "BGPO bound", dash="dash"),
+        ),
+        unit="reward", note="On-policy both are the mean advantage; only later updates of a batch differ.",
+    ),
+    "monitor_ratio": Chart(
+        "Log ratios of the draws", (
+            Series("log_ratio/p95_after", "95th percentile"),
+            Series("log_ratio/mean_abs_after", "Mean absolute", dash="dash"),
+            Series("log_ratio/p05_after", "5th percentile", dash="dot"),
+        ),
+        unit="nats",
     ),
     "spread": Chart(
         "Noise of the ELBO estimate", (
@@ -168,6 +207,20 @@ CHARTS: dict[str, Chart] = {
         ),
         unit="MB", floor=0,
     ),
+    "probe": Chart(
+        "Held at a number of draws", (
+            Series("probe/elbo_saved_mb", "Plain objective", dots=True, dash="dash"),
+            Series("probe/bgpo_saved_mb", "BGPO", dots=True),
+        ),
+        unit="MB", axis="mask draw", floor=0,
+    ),
+    "probe_time": Chart(
+        "Time of one update", (
+            Series("probe/elbo_s", "Plain objective", dots=True, dash="dash"),
+            Series("probe/bgpo_s", "BGPO", dots=True),
+        ),
+        unit="s", axis="mask draw", floor=0,
+    ),
     "time": Chart(
         "Time of a step", (
             Series("time/rollout_s", "Rollout"),
@@ -185,12 +238,17 @@ CHARTS: dict[str, Chart] = {
 
 SECTIONS: dict[str, Section] = {
     "reward": Section("Reward", ("reward", "warmup"), ("reward", "warmup")),
-    "bound": Section("Bound", ("bound", "elbo"), ("bound", "gap", "at_update", "spread", "elbo")),
+    "bound": Section("Bound", ("bound", "elbo"), ("bound", "gap", "spread", "elbo")),
     "policy": Section("Policy", ("log_ratio", "ratio", "kl", "policy"), ("log_ratio", "ratio", "kl", "entropy")),
     "gradient": Section("Gradient", ("grad", "lr"), ("grad_norm", "noise", "lr")),
     "completions": Section("Completions and groups", ("groups", "completion"), ("groups", "completion")),
-    "memory": Section("Memory", ("memory",), ("memory",)),
+    "memory": Section("Memory", ("memory", "probe"), ("memory", "probe", "probe_time")),
     "time": Section("Time and compute", ("time", "rollout", "progress"), ("time", "spent", "nfe")),
+    "monitor": Section(
+        "The bound, step by step", (), (
+            "monitor_check", "monitor_gap", "monitor_split", "monitor_bound", "monitor_objective", "monitor_ratio",
+        ),
+    ),
     "other": Section("Other", (), ()),  # whatever has none of the prefixes above
 }
 
@@ -237,7 +295,7 @@ def chart_board(names: tuple[str, ...], leads: bool = False) -> gr.HTML:
     )
 
 
-def board_tools() -> gr.HTML:
+def board_tools(elem_id: str = "bgpo-board-tools") -> gr.HTML:
     """The line above the charts; it knows their titles, so that one can choose among them."""
     def chart(name: str) -> tuple[str, str, list[str]]:
         return name, CHARTS[name].title, [series.metric for series in CHARTS[name].series]
@@ -245,4 +303,5 @@ def board_tools() -> gr.HTML:
     sections = [{"title": one.title, "charts": [chart(name) for name in one.charts]} for one in SECTIONS.values()]
     bands = sorted({series.band for one in CHARTS.values() for series in one.series if series.band})
     titles = {name: metric.label for name, metric in METRICS.items()}
-    return module("board_tools", sections=sections, titles=titles, bands=bands, elem_id="bgpo-board-tools")
+    return module("board_tools", sections=sections, titles=titles, bands=bands, elem_id=elem_id,
+                  elem_classes=["bgpo-sticky-tools"])

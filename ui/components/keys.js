@@ -32,7 +32,7 @@ class Keys {
     const dialog = el("dialog", { class: "bgpo-dialog bgpo-keys", "aria-label": "Keyboard", on: { click: (event) => { if (event.target === dialog) close(); } } },
       el("header", {}, el("h3", { text: "Keyboard" }), el("button", { type: "button", class: "bgpo-button small", text: "Close", on: { click: close } })),
       el("div", { class: "groups" }, ...groups.map((group) => el("section", {}, el("h4", { class: "bgpo-eyebrow", text: group }),
-        el("dl", {}, ...[...this.known].filter(([, item]) => item.group === group).map(([key, item]) => el("div", {},
+        el("dl", {}, ...[...this.known].filter(([, item]) => item.group === group && item.words).map(([key, item]) => el("div", {},
           el("dt", {}, el("kbd", { text: NAMES[key] || key })), el("dd", { text: item.words }))))))));
     dialog.addEventListener("close", () => dialog.remove());
     (document.querySelector(".gradio-container") || document.body).append(dialog);

@@ -8,6 +8,7 @@ import { menuButton } from "/assets/menu.js";
 import { GROUPINGS, SORTS, differingKnobs, grouped, matches, sorted, terms } from "/assets/run_filter.js";
 import { Row } from "/assets/run_row.js";
 
+const GOING = new Set(["queued", "launching", "running", "paused"]); // listed even when archived: nothing works unseen
 const NOT_WORTH_GROUPING = new Set(["seed"]);
 
 export function mount(element) {
@@ -62,12 +63,12 @@ class RunList {
   draw() {
     const all = live.list(), names = Object.keys(live.defaults), knob = (run, name) => live.knob(run, name);
     const wanted = terms(this.query);
-    const runs = all.filter((run) => (run.archived === this.archived || live.selected.includes(run.id)) && matches(run, wanted, knob, names));
+    const listed = all.filter((run) => run.archived === this.archived || GOING.has(run.status) || live.selected.includes(run.id));
+    const runs = listed.filter((run) => matches(run, wanted, knob, names));
     const groups = grouped(sorted(runs, this.order), this.by, knob);
     this.shown = groups.flatMap((group) => (this.folded.has(group.key) ? [] : group.runs));
     this.drawControls(all, names, knob);
-    const put = all.filter((run) => run.archived).length;
-    const of = this.archived ? put : all.length - put;
+    const of = listed.length;
     setText(this.count, `${runs.length === of ? "" : `${runs.length} of `}${of} ${this.archived ? "archived " : ""}${of === 1 ? "run" : "runs"}`);
     const nodes = groups.flatMap((group) => [...(group.title ? [this.head(group)] : []), ...(this.folded.has(group.key) ? [] : group.runs.map((run) => this.row(run)))]);
     const order = nodes.map((node) => node.dataset.run || node.dataset.group).join();

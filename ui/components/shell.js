@@ -1,6 +1,7 @@
 // Loaded in the page's head: the remembered theme, the area named in the address, and the store's first poll.
 
 import { live, openArea, writeUrl } from "/assets/live.js";
+import { keys } from "/assets/keys.js";
 
 const AREAS = ["runs", "new", "chat", "system"];
 
@@ -41,5 +42,23 @@ whenBuilt(() => {
     const match = event.target.closest("button[role=tab]")?.id.match(/^area-(\w+)-button$/);
     if (match) writeUrl({ tab: match[1] === "runs" ? "" : match[1] });
   });
+  openPart(new URLSearchParams(location.search).get("part"));
+  document.getElementById("bgpo-run-tabs")?.addEventListener("click", (event) => {
+    const match = event.target.closest("button[role=tab]")?.id.match(/^run-(\w+)-button$/);
+    if (match) writeUrl({ part: match[1] === "curves" ? "" : match[1] });
+  });
   live.start();
 });
+
+// The parts of a run are tabs of their own, and so in the address as well; digits open them.
+function openPart(name) {
+  if (name && /^[a-z_]+$/.test(name)) document.getElementById(`run-${name}-button`)?.click();
+}
+
+for (let place = 1; place <= 9; place += 1) {
+  keys.add(String(place), place === 1 ? "First part of the run, and so on to 9" : "", "Runs", () => {
+    const tab = [...document.querySelectorAll("#bgpo-run-tabs > .tab-wrapper button[role=tab]")].filter((button) => button.offsetParent)[place - 1];
+    if (tab) tab.click();
+    return Boolean(tab);
+  });
+}
