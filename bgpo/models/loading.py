@@ -154,12 +154,12 @@ def published_tensors(model: PreTrainedModel, family: ModelFamily) -> dict[str, 
     tied = model.config.tie_word_embeddings
     names = {stock: published for published, stock in family.key_names.items()}
     return {
-        _renamed(name, names): tensor for name, tensor in model.state_dict().items()
+        renamed(name, names): tensor for name, tensor in model.state_dict().items()
         if not (tied and name == "lm_head.weight")
     }
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str:
+def renamed(name: str, names: Mapping[str, str]) -> str:
     """A tensor's name by a table whose entries hold {i} where names hold the layer."""
     parts = name.split(".")
     layer = next((part for part in parts if part.isdigit()), "")
