@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig
 from bgpo.jobs import control
-from bgpo.jobs.command import command_line
+from bgpo.jobs.command import command_line, export_command
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
 from storage.alerts import alerts_of
@@ -154,7 +154,8 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "command": command_line(config, services.database_url) if config else "",
         "careless": task.careless if task else "", "correct_fraction": config.correct_fraction if config else None,
         "checkpoints": [
-            {"id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward)}
+            {"id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward),
+             "export": export_command(config, c.folder, run_id, c.step) if config else ""}
             for c in checkpoints_of(services.db, run_id)
         ],
         "events": [

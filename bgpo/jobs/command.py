@@ -30,6 +30,13 @@ def command_line(config: TrainConfig, database_url: str) -> str:
     return f"{shlex.join(words)} --database {database}"
 
 
+def export_command(config: TrainConfig, checkpoint: str, run_id: int, step: int) -> str:
+    """The command that writes a checkpoint as a model in its published layout, quoted for a shell."""
+    merge = [] if config.adapter == "none" else ["--merge"]
+    target = f"{config.model}-run-{run_id}-step-{step}"
+    return shlex.join(["python", "-m", "bgpo.models.export", checkpoint, *merge, "--to", target])
+
+
 def holds_password(url: str) -> bool:
     """Whether a database URL has a password in it, before the host or among the options."""
     return _PASSWORD.search(url) is not None

@@ -149,7 +149,7 @@ def push(
 
 def main(argv: list[str] | None = None) -> int:
     """The command line: 0 done, 2 something wrong with what was asked."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     folder = Path(arguments.checkpoint).expanduser()
     try:
         if arguments.push:
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bgpo.models.export", allow_abbrev=False,
         description="Writes a checkpoint as a model in its published layout: names, config and tokenizer files.",

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bgpo.config import KNOBS, ConfigError, Knob, TrainConfig
-from bgpo.jobs.command import add_config_arguments, command_line, config_from_arguments, flag
+from bgpo.jobs.command import add_config_arguments, command_line, config_from_arguments, export_command, flag
+from bgpo.models.export import parser as export_parser
 from bgpo.presets import PRESETS
 
 URL = "sqlite:////home/someone/my runs/it's.db"
@@ -43,6 +44,9 @@ def values_of(knob: Knob) -> st.SearchStrategy:
     return st.floats(knob.low, knob.high)
 
 
+PUBLISHED = {"model": "llada", "model_path": "-a folder"}
+WORDS = PUBLISHED | {"task": "gsm8k", "warmup_steps": 0}
+
 # Each of these contradicts the other knobs' defaults unless a second one moves with it.
 COMPANIONS = {
     "completion_length": {"completion_length": 16, "block_length": 16},
@@ -55,6 +59,11 @@ COMPANIONS = {
     "reward_file": {"reward_file": "it's mine.py"},
     "start_from": {"start_from": "-my checkpoint"},
     "quantization": {"quantization": "4bit", "adapter": "lora"},
+    "model": PUBLISHED, "model_path": PUBLISHED,
+    "prompt_style": PUBLISHED | {"prompt_style": "plain"},
+    "mask_id": PUBLISHED | {"mask_id": 5},
+    "attention_block": PUBLISHED | {"model": "a2d_block", "attention_block": 4, "block_length": 4},
+    "task": WORDS, "data": WORDS | {"data": "my problems.jsonl"}, "protocol": WORDS | {"protocol": "d1"},
 }
 
 
@@ -126,3 +135,12 @@ def test_all_wrong_values_are_named_at_once():
     with pytest.raises(ConfigError) as caught:
         config_from_arguments(parser().parse_args(["--mc-samples", "many", "--learning-rate", "nan"]))
     assert caught.value.problems.keys() >= {"mc_samples", "learning_rate"}
+
+
+def test_the_export_command_of_a_checkpoint_is_one_that_the_exporter_takes():
+    config = TrainConfig(model="llada", model_path="owner/name", adapter="lora")
+    words = shlex.split(export_command(config, "/data/a folder/step-000060", 7, 60))
+    assert words[:3] == ["python", "-m", "bgpo.models.export"]
+    taken = export_parser().parse_args(words[3:])
+    assert (taken.checkpoint, taken.to, taken.merge) == ("/data/a folder/step-000060", "llada-run-7-step-60", True)
+    assert "--merge" not in export_command(TrainConfig(), "/data/step-000060", 7, 60)

@@ -1,6 +1,6 @@
-// The checkpoints of the run, newest last, each with its held-out reward and a way to talk to it.
+// The checkpoints of the run, newest last, each with its held-out reward, a way to talk to it and a way to take it along.
 
-import { age, el, figure, get, styles } from "/assets/dom.js";
+import { age, copyButton, el, figure, get, styles } from "/assets/dom.js";
 import { live, openArea, writeUrl } from "/assets/live.js";
 
 const KINDS = { warm_start: "Warm start", evaluation: "Evaluation", final: "Final", stop: "Stopped here" };
@@ -34,9 +34,22 @@ function view(checkpoints) {
     el("td", { class: "step", text: checkpoint.step }), el("td", { text: KINDS[checkpoint.kind] || checkpoint.kind }),
     el("td", {}, checkpoint.reward === null ? "–" : meter(checkpoint.reward)),
     el("td", { class: "bgpo-soft", text: age(checkpoint.created, live.now()), title: new Date(checkpoint.created * 1000).toLocaleString() }),
-    el("td", {}, el("a", { class: "bgpo-button small", href: `?tab=chat&checkpoint=${checkpoint.id}`, text: "Chat with it",
-      on: { click: (event) => talk(event, checkpoint.id) } }))));
+    el("td", {},
+      checkpoint.export ? el("button", { type: "button", class: "bgpo-button small", text: "Export", title: "The command that writes this checkpoint as a model that other tools read",
+        on: { click: (event) => showExport(event.currentTarget.closest("tr"), checkpoint) } }) : null,
+      el("a", { class: "bgpo-button small", href: `?tab=chat&checkpoint=${checkpoint.id}`, text: "Chat with it",
+        on: { click: (event) => talk(event, checkpoint.id) } }))));
   return el("div", { class: "bgpo-card scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
+}
+
+// Opens a row under the checkpoint with its command, or closes it again. The weights stay on the machine that has them.
+function showExport(row, checkpoint) {
+  const open = row.nextElementSibling;
+  if (open?.classList.contains("export")) return open.remove();
+  const command = el("pre", { class: "bgpo-mono", text: checkpoint.export });
+  row.after(el("tr", { class: "export" }, el("td", { colspan: "5" },
+    el("p", { class: "bgpo-soft", text: "On the machine that runs BGPO Studio, this writes the model under its published names with its own config and tokenizer. A name that ends in .zip gives one file; --push you/name in place of --to uploads it, with the token from HF_TOKEN." }),
+    el("div", { class: "command" }, command, copyButton(() => checkpoint.export, command)))));
 }
 
 // The link works on its own (in a new tab, too); a plain click needs no reload.
