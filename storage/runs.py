@@ -198,6 +198,13 @@ def request(db: Database, id: int, what: str, who: str = "") -> bool:
         return True
 
 
+def settle_origin(db: Database, id: int, config_json: str, parent_id: int | None, parent_step: int | None) -> None:
+    """What a run that is about to start begins with, where that was not known when it was queued."""
+    with db.write() as connection:
+        begins = update(run).where(run.c.id == id, run.c.status == "launching")
+        connection.execute(begins.values(config_json=config_json, parent_id=parent_id, parent_step=parent_step))
+
+
 def mark_stalled(db: Database, id: int, since: float | None, why: str) -> bool:
     """Notes since when a running run makes no progress, None once it does; False, and no event, if nothing changed."""
     with db.write() as connection:

@@ -31,7 +31,7 @@ from storage.metrics import Point, newest_cursor, points_after, series
 from storage.rollups import Bucket
 from storage.run_list import latest
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import label_routes, memory_view, rollout_routes, run_words
+from ui import label_routes, memory_view, queue_routes, rollout_routes, run_words
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -140,6 +140,7 @@ def live_answer(services: Services, summaries: RunSummaries, runs: str, seen: st
     return {
         "now": round(time.time(), 2), "seen": token, "all": everything, "runs": list(changed.values()), "gone": gone,
         "points": points, "alerts": alerts, "more": any(part["more"] for part in points.values()),
+        "queue": queue_routes.queue_state(services),
     }
 
 
@@ -152,6 +153,7 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "id": run.id, "folder": run.folder, "knobs": run_words.knob_rows(config) if config else [],
         "preset": run_words.preset_config(config)[0] if config else "",
         "command": command_line(config, services.database_url) if config else "",
+        "fork": run_words.form_address(config) if config else "",
         "careless": task.careless if task else "", "correct_fraction": config.correct_fraction if config else None,
         "checkpoints": [
             {"id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward),
@@ -219,7 +221,10 @@ def start(services: Services, body: dict[str, Any]) -> dict[str, Any]:
 
 GOING = ("queued", "launching", "running")
 LAST_WORDS_S = 5  # how long Delete waits for a process that has just stopped
-ACTIONS = {"stop": control.stop, "kill": control.kill, "resume": control.resume, "delete": control.delete}
+ACTIONS = {
+    "stop": control.stop, "pause": control.pause, "kill": control.kill, "resume": control.resume,
+    "smaller": control.resume_smaller, "delete": control.delete,
+}
 
 
 def act(services: Services, run_id: int, action: str) -> dict[str, Any]:
@@ -245,6 +250,7 @@ def build_router(services: Services) -> APIRouter:
     summaries = RunSummaries(services)
     label_routes.add(router, services)
     memory_view.add(router, services)
+    queue_routes.add(router, services)
     rollout_routes.add(router, services)
 
     @router.get("/live")

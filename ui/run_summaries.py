@@ -125,7 +125,7 @@ def summary(
     if config is not None:
         title, preset = run_words.preset_config(config)
         other = run_words.config_of(before) if before is not None else None
-        words = run_words.change_words(other or preset, config)
+        words = [word for word in run_words.change_words(other or preset, config) if not word.startswith("start_from ")]
         against = f"run {before.id}" if other is not None else title
     return {
         "id": run.id, "name": run.name, "status": run.status, "word": run_words.status_word(run),
@@ -138,7 +138,10 @@ def summary(
         "train_reward": now.get("reward/mean", (0, None))[1], "spark": [short(value) for _, value in spark],
         "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
         "alerts": alerts.total(), "serious": alerts["serious"], "parent": run.parent_id, "tags": list(labels.tags),
-        "notes": bool(labels.notes), "archived": labels.archived, "knobs": unusual_knobs(config) if config else {},
+        "priority": run.priority, "start_at": run.start_at, "after": run.after_id, "parent_step": run.parent_step,
+        "sweep": run.sweep_id, "retries": run.retries, "failure": run_words.failure(run, config),
+        "quiet_since": run.progress_at if run.stalled_at else None, "notes": bool(labels.notes),
+        "archived": labels.archived, "knobs": unusual_knobs(config) if config else {},
     }
 
 

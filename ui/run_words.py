@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig, differences
 from bgpo.presets import PRESETS
 from storage.runs import Run
 
 STATUS_WORDS = {
-    "queued": "Queued", "launching": "Starting", "running": "Running",
+    "queued": "Queued", "launching": "Starting", "running": "Running", "paused": "Paused",
     "finished": "Finished", "stopped": "Stopped", "failed": "Failed",
 }
 PHASE_WORDS = {
     "starting": "Starting", "downloading": "Downloading", "warming_up": "Warming up",
     "training": "Training", "evaluating": "Evaluating", "measuring": "Measuring",
 }
-_TONES = {"queued": "", "launching": "live", "running": "live", "finished": "good", "stopped": "warn", "failed": "bad"}
+_TONES = {
+    "queued": "", "launching": "live", "running": "live", "paused": "warn", "finished": "good", "stopped": "warn",
+    "failed": "bad",
+}
+KIND_WORDS = {
+    "config_invalid": "The config cannot run", "oom_gpu": "Out of GPU memory", "oom_host": "Out of memory",
+    "nan": "Not a number", "disk_full": "The disk is full", "data_error": "A file cannot be read",
+    "exception": "The program failed", "killed": "The process was killed", "hung": "It stood still",
+    "lost": "The process disappeared", "launch_timeout": "The process did not start",
+}
 
 
 def status_word(run: Run) -> str:
     """What the chip says: the phase of a running run, else its status; a requested stop shows at once."""
     if run.status == "running":
-        return "Stopping" if run.requested else PHASE_WORDS.get(run.phase or "starting", "Running")
+        if run.requested:
+            return "Pausing" if run.requested == "pause" else "Stopping"
+        return "Stalled" if run.stalled_at else PHASE_WORDS.get(run.phase or "starting", "Running")
     return STATUS_WORDS.get(run.status, run.status)
 
 
 def tone(run: Run) -> str:
+    if run.status == "running" and run.stalled_at:
+        return "warn"
     return _TONES.get(run.status, "")
 
 
@@ -87,3 +101,34 @@ def differing_knobs(configs: dict[int, TrainConfig]) -> list[dict[str, Any]]:
         for name, knob in KNOBS.items()
         if len({getattr(config, name) for config in configs.values()}) > 1
     ]
+
+
+# what one click does about a failure: its label, and an action of the routes or `fork` for the form
+_FIXES = {
+    "oom_gpu": ("Again with smaller passes", "smaller"), "oom_host": ("Again with smaller passes", "smaller"),
+    "config_invalid": ("Change the config", "form"), "data_error": ("Change the config", "form"),
+    "nan": ("Fork with half the learning rate", "slower"),
+}
+
+
+def failure(run: Run, config: TrainConfig | None) -> dict[str, str] | None:
+    """What a failed run's card says beside its reason: the kind in words, and the fix that one click makes."""
+    if run.status != "failed":
+        return None
+    label, action = _FIXES.get(run.failure_kind, ("Retry", "resume"))
+    query = ""
+    if config and action in ("form", "slower"):
+        changes: dict[str, Any] = {"learning_rate": config.learning_rate / 2} if action == "slower" else {}
+        if changes and run.step:  # the first checkpoint is that of step 0
+            changes["start_from"] = f"run:{run.id}"
+        query = form_address(config, **changes)
+    return {"title": KIND_WORDS.get(run.failure_kind, "This run failed"), "fix": label, "action": action, "form": query}
+
+
+def form_address(config: TrainConfig, **changes: Any) -> str:
+    """The query of an address that opens the New run form with this config: its preset, and what differs."""
+    preset = next((preset for preset in PRESETS.values() if preset.config().task == config.task), None)
+    usual = preset.config() if preset else TrainConfig()
+    values = {name: right for name, (_, right) in differences(usual, config).items()} | changes
+    query = {"preset": preset.name if preset else next(iter(PRESETS)), **values}
+    return urlencode({name: str(value).lower() if isinstance(value, bool) else value for name, value in query.items()})

@@ -9,6 +9,7 @@ import gradio as gr
 
 from ui import run_page
 from ui.components.launcher import launcher
+from ui.components.queue_card import queue_card
 from ui.components.run_list import run_list
 from ui.services import Services
 
@@ -18,6 +19,7 @@ def build(services: Services) -> None:
     with gr.Row(elem_id="bgpo-home"):
         with gr.Column(elem_id="bgpo-side", scale=0, min_width=0):
             launcher()
+            queue_card()
             run_list()
         with gr.Column(elem_id="bgpo-board", min_width=0):
             run_page.build(services)

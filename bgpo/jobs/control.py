@@ -12,6 +12,7 @@ from typing import Any
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.ends import OUT_OF_MEMORY, smaller_budget
+from bgpo.jobs.lineage import origin
 from storage.database import Database, StorageError
 from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, request, transition
 
@@ -25,28 +26,50 @@ class ControlError(Exception):
     """Something that cannot be done with this run now; the message is a sentence for a person."""
 
 
-def submit(
-    db: Database, config: TrainConfig, runs_folder: Path, name: str | None = None, **columns: Any
-) -> Run:
-    """Queues a new run. Raises ControlError for a name that is too long or a folder that cannot be made.
+def submit(db: Database, config: TrainConfig, runs_folder: Path, name: str | None = None, **columns: Any) -> Run:
+    """Queues a new run.
 
-    `columns` are others of its row, such as `parent_id` and `priority`.
+    Args:
+        columns: others of its row: when it may start (`priority`, `start_at`, `after_id`), `sweep_id`, `parent_id`.
+
+    Raises:
+        ControlError: a name that is too long, a run to wait for that does not exist, a folder that cannot be made.
+        ConfigError: `start_from` names a checkpoint that is not there.
     """
-    name = " ".join((name or default_name(config)).split())
-    if len(name) > NAME_LIMIT:
-        raise ControlError(f"The name has {len(name)} characters; use at most {NAME_LIMIT}.")
+    name = one_line_name(name or default_name(config))
+    begin = origin(db, config)
+    if columns.get("after_id") is not None:
+        _get(db, columns["after_id"])
+    elif begin.waits_for is not None:
+        columns["after_id"] = begin.waits_for
+    if begin.parent_id is not None:
+        columns |= {"parent_id": begin.parent_id, "parent_step": begin.parent_step}
     try:
         return create_run(
-            db, name=name, config_json=config.to_json(), train_steps=config.train_steps, runs_folder=runs_folder,
-            who=_WHO, device_kind={"cuda": "gpu"}.get(config.device, config.device), **columns,
+            db, name=name, config_json=begin.config.to_json(), train_steps=config.train_steps,
+            runs_folder=runs_folder, who=_WHO, device_kind=device_kind(config), **columns,
         )
     except StorageError as error:
         raise ControlError(str(error)) from error
 
 
+def one_line_name(name: str) -> str:
+    """The name in one line; raises ControlError for one that is too long."""
+    name = " ".join(name.split())
+    if len(name) > NAME_LIMIT:
+        raise ControlError(f"The name has {len(name)} characters; use at most {NAME_LIMIT}.")
+    return name
+
+
+def device_kind(config: TrainConfig) -> str:
+    """What kind of device the run waits for."""
+    return {"cuda": "gpu"}.get(config.device, config.device)
+
+
 def default_name(config: TrainConfig) -> str:
     """What a run is called when nobody says."""
-    return f"{config.task} {config.objective} K={config.mc_samples} seed {config.seed}"
+    words = f"{config.task} {config.objective} K={config.mc_samples} seed {config.seed}"
+    return words if config.job == "train" else f"{config.job} {words}"
 
 
 def stop(db: Database, id: int) -> Run:

@@ -18,14 +18,16 @@ from pathlib import Path
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import logs, stalls
 from bgpo.jobs.devices import Inventory, nvidia_gpus, offer
 from bgpo.jobs.launcher import LaunchError, launch
 from bgpo.jobs.leasing import devices_of, release_unused
+from bgpo.jobs.lineage import origin
 from bgpo.jobs.settling import kill_tree, live_runs, settle
 from storage.database import Database
 from storage.queue import claim_next, queued_runs
-from storage.runs import Run, transition
+from storage.runs import Run, settle_origin, transition
 from storage.settings import cpu_slots, queue_paused
 
 DISPATCH_EVERY = 1  # seconds
@@ -126,10 +128,12 @@ class Scheduler:
 
     def _launch(self, run: Run) -> None:
         try:
+            _settle_origin(self._db, run)
             self._runners.append(launch(self._db, run, devices_of(self._db, run.id)))
-        except LaunchError as error:
+        except (LaunchError, ConfigError) as error:
+            kind = "config_invalid" if isinstance(error, ConfigError) else "exception"
             transition(
-                self._db, run.id, ("launching",), "failed", reason=str(error), who="scheduler", failure_kind="exception"
+                self._db, run.id, ("launching",), "failed", reason=str(error), who="scheduler", failure_kind=kind
             )
 
     def reap(self) -> None:
@@ -147,3 +151,16 @@ class Scheduler:
         """One tick: no log of a working run grows without end."""
         for run in live_runs(self._db):
             logs.keep_within(Path(run.folder))
+
+
+def _settle_origin(db: Database, run: Run) -> None:
+    """A run that waited for another one to end now knows the checkpoint that it begins with. Raises ConfigError."""
+    try:
+        config = TrainConfig.from_json(run.config_json)
+    except ConfigError:
+        return  # its worker says so, with a log
+    if config.start_from.startswith("run:"):
+        begin = origin(db, config)
+        if begin.waits_for is not None:
+            raise ConfigError({"start_from": f"Run {begin.waits_for} has not ended; resume this run when it has."})
+        settle_origin(db, run.id, begin.config.to_json(), begin.parent_id, begin.parent_step)

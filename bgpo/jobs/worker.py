@@ -24,8 +24,9 @@ from typing import IO, Any, NoReturn
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
-from bgpo.jobs.control import default_name
+from bgpo.jobs.control import default_name, device_kind
 from bgpo.jobs.ends import End, failed, one_line
+from bgpo.jobs.lineage import origin
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Reporter
 from bgpo.jobs.retrying import conclude
@@ -160,13 +161,17 @@ def _find_run(arguments: argparse.Namespace, under_runner: bool) -> tuple[Databa
         if not under_runner:  # the process of an earlier start may have been killed while no app was there to notice
             settle(db, run, time.time())
         return db, get_run(db, run.id)
+    begin = origin(db, config)
+    if begin.waits_for is not None:
+        raise Refused(f"Run {begin.waits_for} has not ended; name one of its steps: run:{begin.waits_for}@STEP.")
     return db, create_run(
-        db, name=arguments.name or default_name(config), config_json=config.to_json(), train_steps=config.train_steps,
-        runs_folder=_data_folder(arguments.data_dir, db) / "runs", status="launching", who="terminal",
+        db, name=arguments.name or default_name(config), config_json=begin.config.to_json(),
+        train_steps=config.train_steps, runs_folder=data_folder(arguments.data_dir, db) / "runs", status="launching",
+        who="terminal", parent_id=begin.parent_id, parent_step=begin.parent_step, device_kind=device_kind(config),
     )
 
 
-def _data_folder(given: Path | None, db: Database) -> Path:
+def data_folder(given: Path | None, db: Database) -> Path:
     if given is not None:
         return given.expanduser().absolute()
     if db.path is not None:

@@ -1,6 +1,7 @@
 // The checkpoints of the run, newest last, each with its held-out reward, a way to talk to it and a way to take it along.
 
 import { age, copyButton, el, figure, get, styles } from "/assets/dom.js";
+import { openFork } from "/assets/fork.js";
 import { live, openArea, writeUrl } from "/assets/live.js";
 
 const KINDS = { warm_start: "Warm start", evaluation: "Evaluation", final: "Final", stop: "Stopped here" };
@@ -16,7 +17,7 @@ export function mount(element) {
     shown = key;
     try {
       const { checkpoints } = await get(`/api/runs/${run.id}`);
-      if (shown === key) element.replaceChildren(view(checkpoints));
+      if (shown === key) element.replaceChildren(view(run, checkpoints));
     } catch (error) {
       shown = null;
       element.replaceChildren(el("p", { class: "bgpo-soft", text: error.message }));
@@ -27,7 +28,7 @@ export function mount(element) {
   draw();
 }
 
-function view(checkpoints) {
+function view(run, checkpoints) {
   if (!checkpoints.length) return el("p", { class: "bgpo-card none", text: "No checkpoint yet. The first is saved when the warm start is done, then one at every held-out evaluation." });
   const head = el("tr", {}, ...["Step", "Kind", "Held-out reward", "Saved", ""].map((text) => el("th", { text })));
   const rows = checkpoints.map((checkpoint) => el("tr", {},
@@ -38,7 +39,9 @@ function view(checkpoints) {
       checkpoint.export ? el("button", { type: "button", class: "bgpo-button small", text: "Export", title: "The command that writes this checkpoint as a model that other tools read",
         on: { click: (event) => showExport(event.currentTarget.closest("tr"), checkpoint) } }) : null,
       el("a", { class: "bgpo-button small", href: `?tab=chat&checkpoint=${checkpoint.id}`, text: "Chat with it",
-        on: { click: (event) => talk(event, checkpoint.id) } }))));
+        on: { click: (event) => talk(event, checkpoint.id) } }),
+      el("button", { type: "button", class: "bgpo-button small", text: "Fork from here", disabled: !run.readable, "aria-label": `Fork from step ${checkpoint.step}`,
+        on: { click: () => openFork(run, checkpoint.step).catch(() => {}) } }))));
   return el("div", { class: "bgpo-card scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
 }
 

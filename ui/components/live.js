@@ -1,6 +1,6 @@
 // The one store of a page: runs, their points, what is selected. One poll fills it for every component.
 //
-// Events: "runs" (rows changed), "points" (ids with new points), "alerts", "selection", "theme", "connection";
+// Events: "runs" (rows changed), "queue" (paused or not, slots), "points" (ids with new points), "alerts", "selection", "theme", "connection";
 // "view" (view.js), "marks" and "window" (the charts') are announced here as well.
 
 import { get } from "/assets/dom.js";
@@ -23,6 +23,7 @@ class Live extends EventTarget {
     this.colours = new Map();
     this.defaults = {}; // of every knob; a run names those that are not
     this.token = "";
+    this.queue = { paused: false, slots: 1 };
     this.loaded = false;
     this.connected = true;
     this.clock = 0; // server time minus ours, in seconds
@@ -119,6 +120,7 @@ class Live extends EventTarget {
     const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}`);
     this.clock = answer.now - Date.now() / 1000;
     this.token = answer.seen;
+    this.takeQueue(answer.queue);
     this.takeRuns(answer, asked);
     this.takeAlerts(answer);
     const changed = this.takePoints(answer);
@@ -139,6 +141,12 @@ class Live extends EventTarget {
     if (answer.all || answer.runs.length || answer.gone.length || first) this.emit("runs");
     if (moved) this.select(known);
     else if (first) this.emit("selection");
+  }
+
+  takeQueue(queue) {
+    const changed = JSON.stringify(queue) !== JSON.stringify(this.queue);
+    this.queue = queue;
+    if (changed) this.emit("queue");
   }
 
   takeAlerts(answer) {

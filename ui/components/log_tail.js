@@ -11,13 +11,14 @@ export function mount(element) {
   const text = el("pre", { class: "bgpo-mono", tabindex: "0", "aria-label": "Log of the run" });
   const note = el("span", { class: "bgpo-soft" });
   const copy = copyButton(() => text.textContent, text);
-  element.append(el("div", { class: "bgpo-card" }, el("header", {}, note, copy), text));
+  const whole = el("a", { class: "bgpo-button small", text: "Download all", download: "" });
+  element.append(el("div", { class: "bgpo-card" }, el("header", {}, note, el("span", { class: "tools" }, copy, whole)), text));
   let run = null, offset = -1, lines = [""], busy = false, skipped = 0;
 
   const follow = async () => {
     if (busy || document.hidden || !element.offsetParent) return;
     const chosen = live.focus()?.id ?? null;
-    if (chosen !== run) { run = chosen; offset = -1; lines = [""]; text.textContent = ""; }
+    if (chosen !== run) { run = chosen; whole.href = `/api/runs/${chosen}/log/whole`; offset = -1; lines = [""]; text.textContent = ""; }
     if (run === null) return;
     busy = true;
     try {

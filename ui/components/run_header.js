@@ -6,6 +6,9 @@ import { live } from "/assets/live.js";
 import { AlertList } from "/assets/alert_list.js";
 import { Comparison } from "/assets/comparison.js";
 import { RunLabels } from "/assets/run_labels.js";
+import { clockWords } from "/assets/queue_card.js";
+import { failureCard } from "/assets/failure_card.js";
+import { openFork } from "/assets/fork.js";
 import { left } from "/assets/run_row.js";
 
 const GOING = new Set(["queued", "launching", "running"]);
@@ -39,6 +42,7 @@ class OneRun {
     this.chip = el("span", { class: "bgpo-chip" });
     this.sentence = el("p", { class: "sentence", role: "status" });
     this.changed = el("p", { class: "changed" });
+    this.origin = el("p", { class: "changed origin" });
     this.bar = el("i");
     this.progress = el("div", { class: "bgpo-progress", "aria-hidden": "true" }, this.bar);
     this.buttons = el("div", { class: "buttons" });
@@ -48,7 +52,7 @@ class OneRun {
     this.node = el("section", { class: "bgpo-card one" },
       el("div", { class: "row" }, el("div", { class: "words" }, el("div", { class: "name" }, this.title, this.chip), this.sentence),
         el("div", { class: "tools" }, this.buttons)),
-      this.progress, this.changed, this.labels.node, this.message, this.failure);
+      this.progress, this.origin, this.changed, this.labels.node, this.message, this.failure);
   }
 
   draw(run) {
@@ -62,6 +66,7 @@ class OneRun {
     this.bar.style.width = `${Math.min(100, 100 * share)}%`;
     this.progress.hidden = run.status === "finished";
     setText(this.changed, run.changed.length ? `Against ${run.against}: ${run.changed.join(", ")}` : run.readable ? `All knobs as in ${run.against}.` : "");
+    this.drawOrigin(run);
     this.labels.draw(run);
     this.drawButtons(run);
     this.drawFailure(run);
@@ -69,26 +74,42 @@ class OneRun {
 
   age(run) { if (run) setText(this.sentence, sentence(run)); }
 
+  drawOrigin(run) {
+    const parent = live.run(run.parent), key = [run.parent, run.parent_step, parent?.name].join();
+    if (key === this.originKey) return;
+    this.originKey = key;
+    this.origin.hidden = !run.parent;
+    const name = parent ? `run ${parent.id}, ${parent.name}` : `run ${run.parent}, which is not there any more`;
+    const link = parent ? el("button", { type: "button", class: "link", text: name, on: { click: () => live.select([parent.id]) } }) : el("span", { text: name });
+    this.origin.replaceChildren("Forked from ", run.parent_step === null ? "" : `step ${run.parent_step} of `, link, ".");
+  }
+
   drawButtons(run) {
     const key = [run.id, run.status, run.requested].join();
     if (key === this.buttonKey) return;
     this.buttonKey = key;
     const button = (label, action, kind = "") => el("button", { type: "button", class: `bgpo-button ${kind}`, text: label, data: { action },
       on: { click: (event) => this.act(run, action, event.currentTarget) } });
-    const parts = [];
+    const parts = [], resumable = ["paused", "stopped", "failed"].includes(run.status);
+    if (run.status === "queued" || (run.status === "running" && run.requested !== "stop")) {
+      if (run.requested !== "pause") parts.push(button("Pause", "pause"));
+      parts.push(button("Stop", "stop"));
+    } else if (run.status === "launching") parts.push(button("Stop", "stop"));
     if (run.status === "running" && run.requested) parts.push(button("End now", "kill", "danger"));
-    else if (GOING.has(run.status)) parts.push(button("Stop", "stop"));
-    if (run.status === "stopped" || run.status === "failed") parts.push(button("Resume", "resume", "primary"));
+    if (resumable) parts.push(button(run.status === "failed" ? "Retry" : "Resume", "resume", run.status === "failed" ? "" : "primary"));
+    if (run.readable) parts.push(button("Fork", "fork"));
     if (!GOING.has(run.status)) parts.push(button("Delete", "delete", "danger"));
     this.buttons.replaceChildren(...parts);
   }
 
   async act(run, action, button) {
     if (action === "delete" && !await confirmed(`Delete ${run.name}?`, "Its curves, samples, log and checkpoints are deleted from the disk. This cannot be undone.", "Delete")) return;
+    if (action === "kill" && !await confirmed(`End ${run.name} at once?`, "It is killed without a checkpoint: the steps since its newest one are done again when it is resumed.", "End now")) return;
     button.disabled = true;
     setText(this.message, "");
     try {
-      await post(`/api/runs/${run.id}/${action}`);
+      if (action === "fork") await openFork(run);
+      else await post(`/api/runs/${run.id}/${action}`);
     } catch (error) {
       setText(this.message, error.message);
     }
@@ -100,15 +121,13 @@ class OneRun {
     this.failure.hidden = run.status !== "failed";
     if (run.status !== "failed" || this.failedAt === run.finished) return;
     this.failedAt = run.finished;
-    const log = el("pre", { class: "bgpo-mono" });
-    this.failure.replaceChildren(
-      el("h3", { text: "This run failed" }), el("p", { text: run.reason || "The process ended without saying why." }),
-      el("p", { class: "bgpo-soft", text: "Everything measured so far is kept. Resume goes on from its newest checkpoint." }),
-      el("div", { class: "bgpo-eyebrow", text: "Last lines of its log" }), log);
+    this.failure.replaceChildren(...failureCard(run, (action, button) => this.act(run, action, button)));
+    const log = this.failure.querySelector("pre");
     try {
       const { text } = await get(`/api/runs/${run.id}/log`);
       const lines = text.trimEnd().split("\n").map((line) => line.split("\r").pop());
-      log.textContent = lines.slice(-14).join("\n") || "The log is empty.";
+      log.textContent = lines.slice(-20).join("\n") || "The log is empty.";
+      log.scrollTop = log.scrollHeight;
     } catch (error) {
       log.textContent = error.message;
     }
@@ -119,6 +138,10 @@ function sentence(run) {
   const reward = run.reward === null ? "" : ` Held-out reward ${figure(run.reward)}${run.best !== null && run.best > run.reward ? `, best ${figure(run.best)}` : ""}.`;
   if (run.status === "queued") {
     const ahead = (run.queue_place || 1) - 1 + live.list().filter((other) => ["running", "launching"].includes(other.status)).length;
+    if (run.reason.startsWith("Starts again")) return run.reason;
+    if (live.queue.paused) return "Waits: the queue is paused.";
+    if (run.start_at && run.start_at > live.now()) return `Starts ${clockWords(run.start_at)}, or when it is its turn after that.`;
+    if (run.after && !["finished", "stopped", "failed"].includes(live.run(run.after)?.status ?? "finished")) return `Starts when run ${run.after} has ended.`;
     return ahead === 0 ? "Starts within a second." : `Starts when ${ahead === 1 ? "the run before it has" : `the ${ahead} runs before it have`} ended.`;
   }
   if (run.status === "launching") return "The process is being started.";
@@ -127,7 +150,8 @@ function sentence(run) {
     const parts = [run.total > 1 ? `${run.word} ${run.done}/${run.total}${downloading ? " MB" : ""}` : run.word];
     if (run.eta !== null) parts.push(left(run.eta));
     if (run.rate) parts.push(`${figure(run.rate)} ${downloading ? "MB" : "steps"}/s`);
-    if (run.requested) parts.push("stops with a checkpoint");
+    if (run.requested) parts.push(run.requested === "pause" ? "pauses with a checkpoint" : run.requested === "stop" ? "stops with a checkpoint" : "is being ended");
+    if (run.quiet_since) parts.push(`no progress for ${duration(live.now() - run.quiet_since)}`);
     const quiet = run.beat ? live.now() - run.beat : 0;
     if (quiet > 15) parts.push(`last heard of ${age(run.beat, live.now())}`);
     return `${parts.join(", ")}.${reward}`;
@@ -135,6 +159,7 @@ function sentence(run) {
   const ended = run.finished ? ` ${age(run.finished, live.now())}` : "";
   const after = `after ${run.step} of ${run.steps} steps and ${duration(run.seconds)}`;
   if (run.status === "finished") return `Finished${ended}: ${run.steps} steps in ${duration(run.seconds)}.${reward}`;
+  if (run.status === "paused") return run.step ? `Paused${ended} ${after}; Resume goes on from there.${reward}` : `Paused${ended}, before its first step.`;
   if (run.status === "stopped") return `Stopped${ended} ${after}.${reward}`;
   return `Failed${ended} ${after}.${reward}`;
 }
