@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bgpo.models import last_layer
 from bgpo.models.cache import ReadKV
 from bgpo.models.text import Text
 
@@ -125,16 +126,32 @@ class Denoiser:
                 with shifted logits, the first state of a window is right only where the window begins the canvas.
         """
         valid = self.valid(ids) if valid is None else valid
+        states = self._unshifted(ids, valid, positions, completion_ids, cache)
+        return _shifted(states, valid) if self.logit_shift else states
+
+    def states_at(
+        self, ids: Tensor, wanted: Tensor, valid: Tensor, positions: Tensor | None = None, cache: ReadKV | None = None
+    ) -> Tensor:
+        """(N, D): what `hidden` gives at the (B, T) bool `wanted` positions, none of them a row's first, for less."""
+        at = wanted
+        if self.logit_shift:  # the state that predicts a position is the one before it
+            at = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], dim=1)
+        with last_layer.only_for(self.model, at) as narrowed:
+            states = self._unshifted(ids, valid, positions, None, cache)
+        return states if narrowed else states[at]
+
+    def _unshifted(
+        self, ids: Tensor, valid: Tensor, positions: Tensor | None, completion_ids: Tensor | None,
+        cache: ReadKV | None,
+    ) -> Tensor:
         if cache is not None:
-            states = self._cached(ids, valid, positions, cache)
-            return _shifted(states, valid) if self.logit_shift else states
+            return self._cached(ids, valid, positions, cache)
         padded = not bool(valid.all())
         if padded and positions is None:
             positions = (valid.cumsum(1) - 1).clamp(min=0)
         if self.attention_block:
             return self._block_causal(ids, valid, positions, padded, completion_ids)
-        states = self._states(ids, valid if padded else None, positions)
-        return _shifted(states, valid) if self.logit_shift else states
+        return self._states(ids, valid if padded else None, positions)
 
     def _states(
         self, ids: Tensor, mask: Tensor | None, positions: Tensor | None, cache: ReadKV | None = None

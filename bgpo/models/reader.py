@@ -67,7 +67,7 @@ class Reader:
         if self._kv is None:
             return self._whole(ids, shared=False)
         canvas, valid = self._canvas(ids)[:, self.window], self.twice(self.valid[self.rows])[:, self.window]
-        return self._in_block(self._hidden(canvas, valid, self.window, self._kv), self.window)
+        return self._hidden(canvas, valid, self.window, self._kv)
 
     def drop(self, left: Tensor) -> None:
         """Keeps the rows where `left`, (b,) bool, holds."""
@@ -81,10 +81,9 @@ class Reader:
         everything = slice(0, self.valid.shape[1])
         canvas, valid = self._canvas(ids), self.twice(self.valid[self.rows])
         if not shared:
-            return self._in_block(self._hidden(canvas, valid, everything, None), everything)
+            return self._hidden(canvas, valid, everything, None)
         index, back = _distinct(canvas)
-        states = self._in_block(self._hidden(canvas[index], valid[index], everything, None), everything)
-        return states[back]
+        return self._hidden(canvas[index], valid[index], everything, None)[back]
 
     def _record(self, ids: Tensor, window: slice, kept: Tensor, before: ReadKV | None, shared: bool) -> Tensor:
         """A pass over `window` whose keys and values at the columns `kept` serve the later ones."""
@@ -95,7 +94,6 @@ class Reader:
         recording = RecordingKV(self.model.layers, self._from_end(window), valid, before)
         states = self._hidden(canvas, valid, window, recording)
         self._kv = recording.keep(kept - self.valid.shape[1], self._from_end(self.window), back)
-        states = self._in_block(states, window)
         return states[back] if shared else states
 
     def _extend(self, ids: Tensor, kept: Tensor) -> Tensor:
@@ -111,10 +109,17 @@ class Reader:
         return states
 
     def _hidden(self, canvas: Tensor, valid: Tensor, window: slice, cache: ReadKV | None) -> Tensor:
+        """(b, T) window of the canvas -> (b, W, D) states of the block, where it is masked."""
         self.passes += 1
         later = cache is not None and len(cache.columns) > 0  # else the window begins where the canvas does
         positions = self.twice(self.positions[self.rows])[:, window] if later else None
-        return self.model.hidden(canvas, valid=valid, positions=positions, cache=cache)
+        block = slice(self.block.start - window.start, self.block.stop - window.start)
+        wanted = torch.zeros_like(valid)
+        wanted[:, block] = canvas[:, block] == self.model.mask_id if self.settings.masked_rows_only else True
+        states = self.model.states_at(canvas, wanted, valid, positions, cache)  # (N, D)
+        in_block = states.new_zeros(*wanted[:, block].shape, states.shape[-1])
+        in_block[wanted[:, block]] = states
+        return in_block
 
     def _canvas(self, ids: Tensor) -> Tensor:
         canvas = torch.cat([self.prompt_ids[self.rows], ids], 1)
@@ -128,9 +133,6 @@ class Reader:
     def twice(self, values: Tensor) -> Tensor:
         """(b, ...) -> what a guided pass has of it: for the rows with the prompt, then for those without."""
         return torch.cat([values, values], 0) if self.settings.cfg_scale else values
-
-    def _in_block(self, states: Tensor, window: slice) -> Tensor:
-        return states[:, self.block.start - window.start : self.block.stop - window.start]
 
     def _from_end(self, window: slice) -> Tensor:
         T = self.valid.shape[1]

@@ -303,6 +303,6 @@ class _Spied:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def hidden(self, ids, **more):
+    def states_at(self, ids, *more):
         self._tell(ids)
-        return self._model.hidden(ids, **more)
+        return self._model.states_at(ids, *more)
