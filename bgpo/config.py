@@ -19,6 +19,7 @@ from bgpo.algorithm.kl import KL_ESTIMATORS
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.models.knobs import model_contradictions
 from bgpo.models.registry import MODELS
+from bgpo.tasks.checkers import CHECKERS
 from bgpo.tasks.knobs import task_contradictions
 from bgpo.tasks.registry import PROTOCOLS, TASKS
 
@@ -86,9 +87,18 @@ class TrainConfig(BaseModel):
         "train and test files.",
         group="Task",
     )
+    checker: str = knob(
+        "exact", "How task own_data judges an answer: as text, as maths, by what the completion contains, or by "
+        "running unit tests.",
+        group="Task", choices=CHECKERS, rare=True,
+    )
+    task_file: str = knob(
+        "", "A Python file with problems(split), prompt(problem) and reward(problem, completion), for task = own_file.",
+        group="Task", rare=True,
+    )
     protocol: str = knob(
-        "auto", "Whose prompt, answer form and reward: BGPO's paper, d1's (also wd1 and SPG), ESPO's; auto: the task's "
-        "first.",
+        "auto", "Whose prompt, answer form and reward: BGPO's paper, d1's (also wd1 and SPG), ESPO's, coupled-GRPO's; "
+        "auto: the task's first.",
         group="Task", choices=PROTOCOLS, rare=True,
     )
     prompt_length: int = knob(

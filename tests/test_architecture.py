@@ -25,7 +25,7 @@ OURS = {
     "app.py": ("ui", "bgpo", "storage"),
     "bgpo/config.py": (
         "bgpo.algorithm.advantages", "bgpo.algorithm.kl", "bgpo.algorithm.objectives", "bgpo.models.knobs",
-        "bgpo.models.registry", "bgpo.tasks.knobs", "bgpo.tasks.registry",
+        "bgpo.models.registry", "bgpo.tasks.checkers", "bgpo.tasks.knobs", "bgpo.tasks.registry",
     ),
     "bgpo/presets.py": ("bgpo.config",),
 }

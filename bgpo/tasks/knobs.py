@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bgpo.tasks.base import GeneratedTask, Task, TaskKnobs
 from bgpo.tasks.listed import ListedTask
+from bgpo.tasks.own_data import OwnData
+from bgpo.tasks.own_file import OwnFile
 from bgpo.tasks.registry import TASKS
 
 _LONGEST_SHOWN = 40
@@ -18,7 +20,7 @@ def task_contradictions(knobs: TaskKnobs, *, built_in_model: bool, trains: bool,
         warmup_steps: supervised steps on demonstrations, which only generated tasks have.
     """
     task = TASKS[knobs.task]
-    problems = _unread(knobs, task) | _protocol(knobs, task)
+    problems = _unread(knobs, task) | _missing(knobs) | _protocol(knobs, task)
     if built_in_model and task.reads_words:
         problems["task"] = (
             f"task = {task.name} asks in words, which model = tiny cannot read; set task to {_small_tasks()}, or "
@@ -38,11 +40,24 @@ def task_contradictions(knobs: TaskKnobs, *, built_in_model: bool, trains: bool,
 
 
 def _unread(knobs: TaskKnobs, task: Task) -> dict[str, str]:
-    if knobs.data and not isinstance(task, ListedTask):
+    if knobs.data and (not isinstance(task, ListedTask) or task.name == OwnFile.name):
         return {"data": (
             f"data = {knobs.data[:_LONGEST_SHOWN]} is not read by task = {task.name}, which makes its problems; empty "
             "data, or choose a task that reads one, such as gsm8k."
         )}
+    if knobs.task_file and task.name != OwnFile.name:
+        return {"task_file": (
+            f"task_file = {knobs.task_file[:_LONGEST_SHOWN]} is not read by task = {task.name}; empty task_file, or "
+            f"set task to {OwnFile.name}."
+        )}
+    return {}
+
+
+def _missing(knobs: TaskKnobs) -> dict[str, str]:
+    if knobs.task == OwnFile.name and not knobs.task_file:
+        return {"task_file": "task = own_file without a task_file; name the Python file, or choose another task."}
+    if knobs.task == OwnData.name and not knobs.data:
+        return {"data": "task = own_data without data; name a file, a folder or a hub id, or choose another task."}
     return {}
 
 

@@ -30,12 +30,14 @@ from typing import TYPE_CHECKING, Any
 
 from bgpo.algorithm.objectives import OBJECTIVES, Objective
 from bgpo.config import CUSTOM, TrainConfig
-from bgpo.tasks.base import Problem, Reward
+from bgpo.tasks import own_file
+from bgpo.tasks.base import Problem, Reward, Task
+from bgpo.tasks.registry import open_task
 
 if TYPE_CHECKING:  # a form checks the files without loading torch
     from torch import Tensor
 
-_FUNCTIONS = {"objective_file": "objective", "reward_file": "reward"}
+_FUNCTIONS = {"objective_file": ("objective",), "reward_file": ("reward",), "task_file": own_file.FUNCTIONS}
 
 
 class PluginError(ValueError):
@@ -70,7 +72,6 @@ def file_problems(config: TrainConfig) -> dict[str, str]:
 
 def check_file(knob: str, given: str) -> None:
     """Reads a file without running it; raises PluginError when it does not define its function."""
-    function = _FUNCTIONS[knob]
     try:
         tree = ast.parse(Path(given).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
@@ -78,8 +79,16 @@ def check_file(knob: str, given: str) -> None:
         raise PluginError(f"{knob} = {given} cannot be read ({why}); give the path of a Python file.") from error
     except (SyntaxError, ValueError) as error:
         raise PluginError(f"{knob} = {given} is not Python: {error}; mend the file.") from error
-    if not any(isinstance(node, ast.FunctionDef) and node.name == function for node in tree.body):
-        raise PluginError(f"{knob} = {given} defines no function {function}(...); add one at the top level.")
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for function in _FUNCTIONS[knob]:
+        if function not in defined:
+            raise PluginError(f"{knob} = {given} defines no function {function}(...); add one at the top level.")
+
+
+def task_of(config: TrainConfig, folder: Path) -> Task:
+    """The config's task; one of the researcher's own from the run's copy of `task_file`."""
+    kept = str(_kept(folder, "task_file")) if config.task_file else ""
+    return open_task(config.model_copy(update={"task_file": kept}))
 
 
 def objective_of(config: TrainConfig, folder: Path) -> Objective:
@@ -134,16 +143,17 @@ def judge_of(config: TrainConfig, folder: Path) -> Callable[[Problem, str], Rewa
 
 
 def _kept(folder: Path, knob: str) -> Path:
-    return folder / "code" / f"{_FUNCTIONS[knob]}.py"
+    return folder / "code" / f"{knob.removesuffix('_file')}.py"
 
 
 def _load(knob: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bgpo_{_FUNCTIONS[knob]}_file", path)
+    spec = importlib.util.spec_from_file_location(f"bgpo_{knob}", path)
     module: Any = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise PluginError(f"{knob} failed while it was loaded: {type(error).__name__}: {error}.") from error
-    if not callable(getattr(module, _FUNCTIONS[knob], None)):
-        raise PluginError(f"{knob} defines no function {_FUNCTIONS[knob]}(...); add one at the top level.")
+    (function,) = _FUNCTIONS[knob]
+    if not callable(getattr(module, function, None)):
+        raise PluginError(f"{knob} defines no function {function}(...); add one at the top level.")
     return module

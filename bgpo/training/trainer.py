@@ -27,13 +27,12 @@ from bgpo.models.checkpoints import (
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.registry import MODELS
 from bgpo.tasks.base import Task, with_prompt_length
-from bgpo.tasks.registry import open_task
 from bgpo.training import warmup
 from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_problems
 from bgpo.training.likelihood import Passes
 from bgpo.training.machine import choose_device, fastest_threads, largest_token_budget, memory_metrics
 from bgpo.training.optimizer import policy_optimizer
-from bgpo.training.plugins import judge_of, keep_copies, objective_of
+from bgpo.training.plugins import judge_of, keep_copies, objective_of, task_of
 from bgpo.training.policy import fresh_policy, reference_policy, resumed, trainable
 from bgpo.training.rollouts import KeptRollout, collect, kept_rollouts
 from bgpo.training.spending import Spending
@@ -96,8 +95,8 @@ class _Run:
         self.checkpoints = folder / "checkpoints"
         self.listener = listener
         self.cache = warm_start_cache
-        self.task: Task = with_prompt_length(open_task(config), prompt_room(config))
         keep_copies(config, folder)
+        self.task: Task = with_prompt_length(task_of(config, folder), prompt_room(config))
         self.objective = objective_of(config, folder)
         self.judge = judge_of(config, folder)
         self.device = choose_device(config.device)
