@@ -188,7 +188,7 @@ body, gradio-app { background: var(--bgpo-bg) !important; }
   #bgpo-areas > .tab-wrapper { padding: 0; }
   #bgpo-areas > .tab-wrapper button { padding: 0 10px; }
 }
-#bgpo-areas > .tab-wrapper .tab-container { height: 46px; }
+#bgpo-areas > .tab-wrapper .tab-container { height: 46px; background: none; }
 #bgpo-areas > .tab-wrapper .tab-container::after { display: none; }
 #bgpo-areas > .tab-wrapper button { font-size: 14px; font-weight: 550; color: var(--bgpo-text-soft); padding: 0 14px;
   height: 46px; border: 0; border-radius: 0; background: none; }
