@@ -7,7 +7,7 @@ from sqlalchemy import select
 from storage.database import Database, upsert
 from storage.tables import setting
 
-CPU_SLOTS, QUEUE_PAUSED = "cpu_slots", "queue_paused"
+CPU_SLOTS, QUEUE_PAUSED, APP_SEEN = "cpu_slots", "queue_paused", "app_seen"
 
 
 def get_setting(db: Database, name: str, default: str = "") -> str:
@@ -40,3 +40,13 @@ def set_cpu_slots(db: Database, slots: int) -> None:
     if not 1 <= slots <= 1024:
         raise ValueError(f"CPU slots = {slots} is not possible; give a whole number from 1 to 1024.")
     set_setting(db, CPU_SLOTS, str(slots))
+
+
+def app_seen(db: Database) -> float:
+    """When an app was last at work on this database, in epoch seconds; 0 if none ever was."""
+    return float(get_setting(db, APP_SEEN, "0"))
+
+
+def note_app(db: Database, now: float) -> None:
+    """An app's sign of life; 0 when it ends in an orderly way."""
+    set_setting(db, APP_SEEN, str(now))

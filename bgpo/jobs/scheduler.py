@@ -25,14 +25,15 @@ from bgpo.jobs.launcher import LaunchError, launch
 from bgpo.jobs.leasing import devices_of, release_unused
 from bgpo.jobs.lineage import origin
 from bgpo.jobs.settling import kill_tree, live_runs, settle
-from storage.database import Database
+from storage.database import Database, StorageError
 from storage.queue import claim_next, queued_runs
 from storage.runs import Run, settle_origin, transition
-from storage.settings import cpu_slots, queue_paused
+from storage.settings import cpu_slots, note_app, queue_paused
 
 DISPATCH_EVERY = 1  # seconds
 REAP_EVERY = 2  # seconds
 LOGS_EVERY = 15  # seconds
+PRESENT_EVERY = 10  # seconds
 LATE = 5.0  # seconds without a dispatch tick, by the monotonic clock, after which the clockwork is built anew
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Scheduler:
         self._db, self._gpus = db, gpus
         own = [
             Chore("dispatch", DISPATCH_EVERY, self._dispatch_tick), Chore("reap", REAP_EVERY, self.reap),
-            Chore("logs", LOGS_EVERY, self.cut_logs),
+            Chore("logs", LOGS_EVERY, self.cut_logs), Chore("presence", PRESENT_EVERY, self.be_present),
         ]
         self._chores = [*own, *chores]
         self._runners: list[subprocess.Popen[bytes]] = []  # only to bury those of ours that end; never asked for state
@@ -68,6 +69,7 @@ class Scheduler:
         if self._clock is not None:
             return
         self.reap()
+        self.be_present()
         self._closed.clear()
         self._clock = self._wind_up()
         threading.Thread(target=self._watch, name="scheduler-watchdog", daemon=True).start()
@@ -78,6 +80,8 @@ class Scheduler:
         if self._clock is not None:
             self._clock.shutdown(wait=True)
             self._clock = None
+            with contextlib.suppress(StorageError):
+                note_app(self._db, 0.0)
 
     def _wind_up(self) -> BackgroundScheduler:
         self._ticked = time.monotonic()
@@ -151,6 +155,10 @@ class Scheduler:
         """One tick: no log of a working run grows without end."""
         for run in live_runs(self._db):
             logs.keep_within(Path(run.folder))
+
+    def be_present(self) -> None:
+        """One tick: a command line can tell whether what it queues will be started."""
+        note_app(self._db, time.time())
 
 
 def _settle_origin(db: Database, run: Run) -> None:

@@ -1,0 +1,154 @@
+"""The command line of the runs: the same rows as the pages write, JSON for scripts, exit codes that mean something."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bgpo.config import TrainConfig
+from bgpo.jobs.command import flag
+from bgpo.jobs.commands import main
+from bgpo.jobs.scheduler import Scheduler
+from storage.checkpoints import add_checkpoint
+from storage.queue import queued_runs
+from storage.runs import HIGH, RunNotFound, get_run, list_runs, transition
+from storage.settings import queue_paused
+
+from .conftest import QUICK, ROOT
+
+
+@pytest.fixture
+def jobs(db, capsys):
+    """Runs a command on the test's database: (exit code, stdout, stderr)."""
+
+    def jobs(*words: object) -> tuple[int, str, str]:
+        command, *rest = map(str, words)
+        try:
+            code = main([command, "--database", db.url, *rest])
+        except SystemExit as error:  # argparse's own
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return jobs
+
+
+def answer(done: tuple[int, str, str]):
+    code, out, err = done
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_start_only_queues_and_says_so_where_no_app_runs(db, jobs, data):
+    code, out, err = jobs("start", "--preset", "adder", "--mc-samples", 16, "--name", "draws", "--priority", "high")
+    run = get_run(db, 1)
+    assert code == 0 and "queued, no. 1" in out and "No app is running on this database" in err
+    assert (run.status, run.name, run.priority) == ("queued", "draws", HIGH)
+    assert Path(run.folder) == data / "runs" / "1"
+    scheduler = Scheduler(db)
+    scheduler.be_present()
+    assert jobs("start")[2] == ""
+
+
+def test_list_is_a_table_or_json(db, jobs, row):
+    done, broken = row("finished", TrainConfig().to_json()), row("running", TrainConfig().to_json())
+    transition(db, broken.id, ("running",), "failed", reason="It broke.", failure_kind="killed")
+    code, out, _ = jobs("list")
+    assert code == 0 and [line.split()[0] for line in out.splitlines() if line[4] != " "] == ["2", "1"]
+    assert "It broke." in out
+    rows = answer(jobs("list", "--json"))
+    assert [(row["id"], row["status"], row["failure_kind"]) for row in rows] == [
+        (broken.id, "failed", "killed"), (done.id, "finished", "")]
+    assert rows[0]["config"]["mc_samples"] == 4
+    assert [row["id"] for row in answer(jobs("list", "--json", "--status", "finished"))] == [done.id]
+
+
+def test_stop_pause_resume_and_rm(db, jobs, row):
+    first, second = row(), row()
+    assert [run["status"] for run in answer(jobs("pause", first.id, second.id, "--json"))] == ["paused", "paused"]
+    assert answer(jobs("resume", first.id, "--json"))[0]["status"] == "queued"
+    assert answer(jobs("stop", first.id, "--json"))[0]["status"] == "stopped"
+    code, _, err = jobs("rm", first.id)
+    assert code == 2 and "add --yes to mean it" in err and get_run(db, first.id)
+    assert answer(jobs("rm", first.id, "--yes", "--json")) == [{"id": first.id, "deleted": True}]
+    with pytest.raises(RunNotFound):
+        get_run(db, first.id)
+
+
+@pytest.mark.parametrize("words, code, sentence", [
+    (("stop", 99), 3, "Run 99 does not exist"), (("stop", 1, 99), 3, "Run 99 does not exist"),
+    (("resume", 1), 4, "Run 1 is queued"), (("rm", 2, "--yes"), 4, "still working; stop it first"),
+    (("stop", "one"), 2, "invalid int value"), (("start", "--mc-samples", 0), 2, "mc_samples = 0 is not allowed"),
+    (("start", "--at", "soon"), 2, "is no time"), (("start", "--after", 99), 3, "Run 99 does not exist"),
+    (("start", "--sweep", "x = 1"), 2, "names no knob"), (("queue", "move", 1), 2, "Give a run and its new place"),
+    (("start", "--here", "--sweep", "seed = 0..1"), 2, "a terminal holds one"), (("fork", "1@5"), 2, "no checkpoint"),
+    (("fork", "one"), 2, "is not a run's number"), (("frobnicate",), 2, "invalid choice"),
+    (("queue", "move", 2, 1), 4, "no place in the queue"), (("list", "--status", "odd"), 2, "invalid choice"),
+])
+def test_wrong_wishes_get_one_sentence_and_a_code(db, jobs, row, words, code, sentence):
+    row("queued", TrainConfig().to_json()), row("running", TrainConfig().to_json())
+    given, out, err = jobs(*words)
+    assert (given, out) == (code, "") and sentence in err and len(err.strip().splitlines()) == 1
+    assert [run.status for run in list_runs(db)] == ["running", "queued"]
+
+
+def test_a_wrong_database_gets_one_sentence(capsys):
+    assert main(["list", "--database", "mysql://host/db"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_fork_takes_a_checkpoint_and_changes_knobs(db, jobs, row):
+    parent = row("finished", TrainConfig(seed=7).to_json())
+    add_checkpoint(db, parent.id, 5, "evaluation", "/runs/step-5", 0.5)
+    made = answer(jobs("fork", f"{parent.id}@5", "--learning-rate", "1e-4", "--json"))[0]
+    assert (made["parent_id"], made["parent_step"]) == (parent.id, 5)
+    assert made["config"] == json.loads(
+        TrainConfig(seed=7, learning_rate=1e-4, start_from="/runs/step-5").to_json())
+
+
+def test_the_queue_is_shown_moved_planned_and_paused(db, jobs, row):
+    ids = [row("queued", TrainConfig().to_json()).id for _ in range(3)]
+    assert [run["id"] for run in answer(jobs("queue", "move", ids[2], 1, "--json"))] == [ids[2], ids[0], ids[1]]
+    answer(jobs("queue", "plan", ids[0], "--at", "in 2 h", "--after", ids[1], "--priority", "high", "--json"))
+    planned = get_run(db, ids[0])
+    assert (planned.after_id, planned.priority) == (ids[1], HIGH) and planned.start_at > time.time() + 7000
+    assert "queued, " in jobs("queue")[1]
+    assert "The queue is paused" in jobs("queue", "pause")[1] and queue_paused(db)
+    jobs("queue", "go")
+    assert not queue_paused(db)
+    answer(jobs("queue", "plan", ids[0], "--at", "now", "--after", 0, "--json"))
+    assert (get_run(db, ids[0]).start_at, get_run(db, ids[0]).after_id) == (None, None)
+    assert queued_runs(db)[0] == ids[0]
+
+
+def test_a_sweep_is_queued_as_a_group(db, jobs):
+    made = answer(jobs("start", "--sweep", "mc_samples = 1, 4", "--sweep", "seed = 0..1", "--name", "s", "--json"))
+    assert len(made) == 4 and {run["sweep_id"] for run in made} == {1}
+    assert len(answer(jobs("start", "--sweep", "learning_rate = 1e-5..1e-3 log", "--samples", 3, "--json"))) == 3
+
+
+def test_the_log_is_shown(jobs, row):
+    run = row("finished")
+    Path(run.folder, "log.txt").write_text("one\ntwo\nthree\n")
+    assert jobs("log", run.id, "--lines", 2)[1] == "two\nthree\n"
+
+
+def test_the_help_says_what_the_exit_codes_mean():
+    done = subprocess.run([sys.executable, "-m", "bgpo.jobs", "--help"], cwd=ROOT, capture_output=True, text=True)
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 0 and "3 there is no such run; 4 not possible" in text
+    for name in ("list", "start", "stop", "pause", "resume", "fork", "queue", "rm", "log"):
+        assert f" {name} " in text
+
+
+def test_here_a_run_computes_in_the_terminal_without_any_app(data, db):
+    words = [f"{flag(name)}={value}" for name, value in json.loads(QUICK.with_values(
+        train_steps=2, warmup_steps=20, eval_every=2).to_json()).items() if value not in ("", True, False)]
+    command = [sys.executable, "-m", "bgpo.jobs", "start", "--here", "--json", "--database", db.url, *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["status"] == get_run(db, 1).status == "finished"
