@@ -69,6 +69,8 @@ def test_a_mean_of_seeds_has_students_interval(call):
     half = 4.303 * stdev(values) / math.sqrt(3)
     assert band["value"][0] == pytest.approx(mean(values)) and band["count"] == [3, 2]
     assert band["high"][0] - band["value"][0] == pytest.approx(half)
+    nothing = {"step": [0], "seconds": [0], "value": [None]}
+    assert call("series_maths", "meanBand", [nothing, nothing], [[0], [0]])["value"] == [None]  # a gap stays one
     alone = call("series_maths", "meanBand", curves[:1], [[0]])
     assert alone["low"] == [None] and alone["value"] == [0.1]
 

@@ -13,6 +13,7 @@ import { nearest, tailWindow } from "/assets/series_maths.js";
 import { baseLayout, plain, token } from "/assets/plot.js";
 import { chartMenu, DataTable } from "/assets/chart_menu.js";
 
+const DOUBLE_CLICK_MS = 500;
 const CLICK_PX = 4; // a press that moves less is a click, not a zoom
 
 export class Chart {
@@ -217,7 +218,10 @@ export class Chart {
       if (change["yaxis.range[0]"] !== undefined) changes.zoomY = new Map(view.zoomY).set(this.spec.id, [change["yaxis.range[0]"], change["yaxis.range[1]"]]);
       if (Object.keys(changes).length) view.set(changes);
     });
-    this.plot.on("plotly_doubleclick", () => { this.unzoom(); return false; });
+    this.plot.on("plotly_doubleclick", () => {
+      if (performance.now() - (this.dragged || 0) > DOUBLE_CLICK_MS) this.unzoom(); // a click right after a zoom is none
+      return false;
+    });
   }
 
   unzoom() {
@@ -236,7 +240,8 @@ export class Chart {
       window.addEventListener("pointerup", (up) => {
         const [x, y] = this.dragging;
         this.dragging = null;
-        if (Math.hypot(up.clientX - x, up.clientY - y) < CLICK_PX && this.spec.axis === "step") this.click(up);
+        if (Math.hypot(up.clientX - x, up.clientY - y) >= CLICK_PX) this.dragged = performance.now();
+        else if (this.spec.axis === "step") this.click(up);
         if (this.stale) setTimeout(() => this.refresh());
       }, { once: true, capture: true });
     }, { capture: true });

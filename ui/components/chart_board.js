@@ -84,7 +84,7 @@ class Board {
 
 // The description of a chart by its id: one of ours, or the chart of a single metric.
 export function specOf(id, props) {
-  return props.every[id] || props.own[id] || unknown(id, props.blank);
+  return props.specs[id] || props.own[id] || unknown(id, props.blank);
 }
 
 function runNames() { return live.chosen().map((run) => [run.id, run.name, run.status, run.phase, live.colour(run.id)].join(" ")).join(); }

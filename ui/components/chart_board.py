@@ -282,13 +282,13 @@ def chart_board(names: tuple[str, ...], leads: bool = False) -> gr.HTML:
     The board that `leads` has the legend of compared runs, and the charts that somebody has chosen.
     """
     known = charted()
-    every = {name: found for name in CHARTS if (found := described(name))}
+    specs = {name: found for name in CHARTS if (found := described(name))}
     sections = [
-        asdict(SECTIONS[name]) | {"id": name, "charts": [every[one] for one in SECTIONS[name].charts if one in every]}
+        asdict(SECTIONS[name]) | {"id": name, "charts": [specs[one] for one in SECTIONS[name].charts if one in specs]}
         for name in names
     ]
     return module(
-        "chart_board", sections=sections, leads=leads, charted=known, every=every if leads else {},
+        "chart_board", sections=sections, leads=leads, charted=known, specs=specs if leads else {},
         prefixes=[prefix for section in SECTIONS.values() for prefix in section.prefixes],
         own={name: chart_of_its_own(name) for name in METRICS if leads or name not in known},
         blank=chart_of_its_own(""),

@@ -17,7 +17,7 @@ export class Comparison {
     this.title = el("h2");
     this.words = el("p", { class: "words" });
     this.metric = el("select", { class: "bgpo-input", "aria-label": "Add a metric to the table", on: { change: () => this.addMetric(this.metric.value) } });
-    this.table = el("div", { class: "scroll differences" });
+    this.table = el("div", { class: "scroll differences", tabindex: "0", role: "region", "aria-label": "The compared runs" });
     this.sort = null; // { id, down }
     this.metrics = kept();
     this.knobs = null; // until they have been asked for

@@ -136,7 +136,7 @@ class Live extends EventTarget {
     for (const id of answer.gone) this.runs.delete(id);
     this.loaded = true;
     const known = this.selected.filter((id) => this.runs.has(id) || !asked.includes(id));
-    if (!known.length && this.runs.size) known.push(this.list()[0].id);
+    if (!known.length && this.runs.size) known.push((this.list().find((run) => !run.archived) || this.list()[0]).id);
     const moved = known.join() !== this.selected.join();
     if (answer.all || answer.runs.length || answer.gone.length || first) this.emit("runs");
     if (moved) this.select(known);

@@ -32,7 +32,7 @@ class MemoryExplorer {
     this.message = el("p", { class: "message", role: "alert" });
     this.lines = el("div", { class: "figure", role: "img", "aria-label": "Memory held for backward against the number of mask draws" });
     this.steps = el("div", { class: "figure short", role: "img", "aria-label": "Memory held at each step, measured, beside what the plain objective would hold" });
-    this.table = el("details", { class: "numbers" }, el("summary", { text: "The figures as a table" }), el("div", { class: "scroll" }));
+    this.table = el("details", { class: "numbers" }, el("summary", { text: "The figures as a table" }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The figures as a table" }));
     element.append(
       el("section", { class: "bgpo-card top" },
         el("div", { class: "dial" }, el("label", {}, el("span", { text: "Mask draws per completion" }), this.number), this.slider, el("div", { class: "ends", "aria-hidden": "true" }, ...[1, 4, 16, 64, 256, 1024].map((n) => el("span", { text: n })))),

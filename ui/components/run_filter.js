@@ -87,7 +87,9 @@ export function grouped(runs, by, knob) {
     for (const title of titles) groups.set(title, [...(groups.get(title) || []), run]);
   }
   const found = [...groups].map(([title, members]) => ({ key: `${by} ${title}`, title, runs: members }));
-  return GROUPINGS[by] ? found : found.sort((a, b) => a.title.localeCompare(b.title, undefined, { numeric: true }));
+  if (GROUPINGS[by]) return found;
+  const value = (group) => knob(group.runs[0], by);
+  return found.sort((a, b) => (typeof value(a) === "number" && typeof value(b) === "number" ? value(a) - value(b) : a.title.localeCompare(b.title)));
 }
 
 export function shown(value) {

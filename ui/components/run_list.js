@@ -46,7 +46,7 @@ class RunList {
 
   read() {
     const query = new URLSearchParams(location.search);
-    this.query = query.get("q") || "";
+    this.query = query.get("find") || "";
     this.by = query.get("group") || "";
     this.order = Object.hasOwn(SORTS, query.get("sort") || "") ? query.get("sort") : "newest";
     this.archived = query.get("archived") === "1";
@@ -54,7 +54,7 @@ class RunList {
 
   set(changes) {
     Object.assign(this, changes);
-    writeUrl({ q: this.query, group: this.by, sort: this.order === "newest" ? "" : this.order, archived: this.archived ? "1" : "" });
+    writeUrl({ find: this.query, group: this.by, sort: this.order === "newest" ? "" : this.order, archived: this.archived ? "1" : "" });
     this.draw();
   }
 

@@ -25,14 +25,13 @@ export function studentT95(freedom) {
 }
 
 // Mean over several curves at each step with a 95 % interval of the mean. Where fewer than two curves have a value
-// there is no interval; `count` says how many there were. `along` holds each curve's abscissae, averaged as well.
+// there is no interval, where none has one there is a gap; `count` says how many there were. `along` holds each curve's abscissae, averaged as well.
 export function meanBand(curves, along) {
   const at = new Map();
   curves.forEach((curve, which) => curve.step.forEach((step, i) => {
-    if (curve.value[i] === null) return;
     if (!at.has(step)) at.set(step, { values: [], x: [], seconds: [] });
     const place = at.get(step);
-    place.values.push(curve.value[i]);
+    if (curve.value[i] !== null) place.values.push(curve.value[i]);
     place.x.push(along[which][i]);
     place.seconds.push(curve.seconds[i]);
   }));
@@ -40,7 +39,7 @@ export function meanBand(curves, along) {
   const found = { step: steps, seconds: [], x: [], value: [], low: [], high: [], count: [] };
   for (const step of steps) {
     const { values, x, seconds } = at.get(step);
-    const n = values.length, mean = average(values);
+    const n = values.length, mean = n ? average(values) : null;
     const spread = n > 1 ? Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (n - 1)) : 0;
     const half = n > 1 ? (studentT95(n - 1) * spread) / Math.sqrt(n) : 0;
     found.value.push(mean);

@@ -31,9 +31,9 @@ class SweepPlots {
     this.dots = el("div", { class: "figure", role: "img" });
     this.open = el("button", { type: "button", class: "bgpo-button small primary", hidden: true, on: { click: () => live.select(this.within.map((row) => row.run.id)) } });
     this.words = el("p", { class: "bgpo-card none" });
-    this.numbers = el("details", { class: "bgpo-card numbers" }, el("summary", { text: "The runs as a table" }), el("div", { class: "scroll" }));
+    this.numbers = el("details", { class: "bgpo-card numbers" }, el("summary", { text: "The runs as a table" }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The runs as a table" }));
     this.cards = el("div", { class: "cards" },
-      el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Knobs and outcome" }), el("span", { class: "bgpo-soft", text: "drag along an axis to pick runs" }), el("span", { class: "gap" }), this.open), this.lines),
+      el("section", { class: "bgpo-card", tabindex: "0", "aria-label": "Knobs and outcome" }, el("header", {}, el("h3", { text: "Knobs and outcome" }), el("span", { class: "bgpo-soft", text: "drag along an axis to pick runs" }), el("span", { class: "gap" }), this.open), this.lines),
       el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "One knob against the outcome" }), el("span", { class: "gap" }), this.knobs), this.dots), this.numbers);
     element.append(el("div", { class: "line" }, el("label", {}, "Runs", this.scopes), el("label", {}, "Outcome", this.outcomes)), this.words, this.cards);
     live.watch(element, ["runs", "selection", "points", "theme"], () => this.draw());
