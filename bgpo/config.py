@@ -36,16 +36,17 @@ LR_SCHEDULES = ("constant", "linear")
 PROMPT_STYLES = ("auto", "chat", "plain")
 EVAL_ORDERS = ("low_confidence", "max_prob", "random")
 STALL_POLICIES = ("show", "restart", "kill")
-JOBS = ("train", "probe")  # each has a function in bgpo/jobs/worker.py
+JOBS = ("train", "finetune", "probe")  # each has a function in bgpo/jobs/worker.py
 PRECISIONS = ("fp32", "bf16", "bf16_pure")
 ADAPTERS = ("none", "lora")
 LORA_TARGETS = ("all", "attention", "mlp")
 QUANTIZATIONS = ("none", "4bit")
 OPTIMIZERS = ("adamw", "adamw8bit")
+LONG_EXAMPLES = ("refuse", "skip")
 # AdamW moves a weight by about the learning rate; a bfloat16 of the usual 0.02 takes no step below 0.02 / 512
 LEAST_PURE_RATE = 3e-5
 
-GROUPS = ("Task", "Model", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Machine")
+GROUPS = ("Task", "Model", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Fine-tuning", "Machine")
 
 
 class ConfigError(ValueError):
@@ -295,6 +296,22 @@ class TrainConfig(BaseModel):
         2e-3, "Peak learning rate of the warm start.", group="Warm start", low=1e-8, high=0.1, rare=True,
     )
 
+    examples: str = knob(
+        "", "What job = finetune learns from: a JSONL file of prompts and answers, or a data set's hub id.",
+        group="Fine-tuning",
+    )
+    examples_per_step: int = knob(32, "Examples of one optimiser step.", group="Fine-tuning", low=1, high=65_536)
+    prompt_column: str = knob("prompt", "The column of the prompts.", group="Fine-tuning", rare=True)
+    answer_column: str = knob("answer", "The column of the answers.", group="Fine-tuning", rare=True)
+    validation_share: float = knob(
+        0.05, "Share of the examples that is kept back to measure the loss on.",
+        group="Fine-tuning", low=0.001, high=0.5, rare=True,
+    )
+    long_examples: str = knob(
+        "refuse", "What happens to examples that do not fit completion_length or the model.",
+        group="Fine-tuning", choices=LONG_EXAMPLES, rare=True,
+    )
+
     device: str = knob(
         "auto", "Where the run computes; auto takes a GPU when there is one.", group="Machine",
         choices=("auto", "cpu", "cuda"),
@@ -489,7 +506,7 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
     problems |= task_contradictions(
         c, built_in_model=MODELS[c.model].built_in, trains=c.job == "train", warmup_steps=c.warmup_steps
     )
-    return problems | _objective_contradictions(c) | _memory_contradictions(c)
+    return problems | _objective_contradictions(c) | _memory_contradictions(c) | _finetune_contradictions(c)
 
 
 def _objective_contradictions(c: TrainConfig) -> dict[str, str]:
@@ -510,6 +527,16 @@ def _objective_contradictions(c: TrainConfig) -> dict[str, str]:
             "method; set mask_draws to auto, or choose another objective."
         )
     return problems
+
+
+def _finetune_contradictions(c: TrainConfig) -> dict[str, str]:
+    if c.job == "finetune" and not c.examples:
+        return {"examples": "job = finetune has nothing to learn from; name a JSONL file or a hub id in examples."}
+    if c.job != "finetune" and c.examples:
+        return {"examples": (
+            f"examples = {_shown(c.examples)} is not used by job = {c.job}; set job to finetune, or clear examples."
+        )}
+    return {}
 
 
 def _memory_contradictions(c: TrainConfig) -> dict[str, str]:

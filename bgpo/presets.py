@@ -35,6 +35,15 @@ def countdown() -> TrainConfig:
     )
 
 
+def finetune_adder() -> TrainConfig:
+    """Right sums to learn from, by a model that knows nothing yet."""
+    return TrainConfig(
+        job="finetune", task="adder", examples="examples/adder.jsonl", train_steps=1000, eval_every=200,
+        examples_per_step=32, learning_rate=2e-3, lr_warmup_steps=50, lr_schedule="linear", max_grad_norm=1.0,
+        warmup_steps=0,
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "adder": Preset(
         "adder", "Adder (maths), tiny model, CPU",
@@ -51,5 +60,11 @@ PRESETS: dict[str, Preset] = {
         "Reaches a target with two of four numbers. It starts out subtracting, whatever the target; every expression "
         "is evaluated.",
         countdown,
+    ),
+    "finetune_adder": Preset(
+        "finetune_adder", "Fine-tune (supervised), tiny model, CPU",
+        "Learns sums from 2,000 examples in a JSONL file, with the loss of masked diffusion. RL can start from any of "
+        "its checkpoints.",
+        finetune_adder,
     ),
 }

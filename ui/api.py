@@ -149,6 +149,7 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
     run = get_run(services.db, run_id)
     config = run_words.config_of(run)
     task = TASKS.get(config.task) if config else None
+    job = config.job if config else ""
     return {
         "id": run.id, "folder": run.folder, "knobs": run_words.knob_rows(config) if config else [],
         "preset": run_words.preset_config(config)[0] if config else "",
@@ -156,8 +157,11 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "fork": run_words.form_address(config) if config else "",
         "careless": task.careless if task else "", "correct_fraction": config.correct_fraction if config else None,
         "checkpoints": [
-            {"id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward),
-             "export": export_command(config, c.folder, run_id, c.step) if config else ""}
+            {
+                "id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward),
+                "onward": run_words.onward_query(config, run_id, c.step) if job == "finetune" else None,
+                "export": export_command(config, c.folder, run_id, c.step) if config else "",
+            }
             for c in checkpoints_of(services.db, run_id)
         ],
         "events": [

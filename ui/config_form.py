@@ -19,6 +19,8 @@ from bgpo.config import GROUPS, KNOBS, ConfigError, Knob, TrainConfig
 from bgpo.models.registry import MODELS
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
+from bgpo.training.examples import examples_problems
+from bgpo.training.hardware import hardware_problems
 from bgpo.training.plugins import file_problems
 
 FIELD = "knob-"  # element id of a knob's control is FIELD + its name
@@ -31,6 +33,7 @@ _GROUP_HELP = {
     "Optimiser": "How long and how fast it learns.",
     "Evaluation": "How often held-out problems are tried.",
     "Warm start": "Supervised steps before the first rollout.",
+    "Fine-tuning": "What supervised fine-tuning (job finetune) learns from.",
     "Machine": "Where it computes.",
 }
 
@@ -141,7 +144,7 @@ def read(values: Mapping[str, Any]) -> TrainConfig:
         config = TrainConfig.parse(values)
     except ConfigError as error:
         raise ConfigError(error.problems | _empty(values, error.problems)) from None
-    if problems := file_problems(config):
+    if problems := file_problems(config) | examples_problems(config) | hardware_problems(config):
         raise ConfigError(problems)
     return config
 
@@ -213,6 +216,8 @@ def _known(text: str) -> str:
 
 def plan_words(config: TrainConfig) -> list[str]:
     """What the run will do, in sentences with the figures multiplied out."""
+    if config.job == "finetune":
+        return _finetune_words(config)
     c = config
     completions = c.prompts_per_step * c.group_size
     batch = f"{c.prompts_per_step} \u00d7 {c.group_size} = {_count(completions, 'completion')}"
@@ -220,12 +225,27 @@ def plan_words(config: TrainConfig) -> list[str]:
     held = OBJECTIVES[c.objective].memory if c.objective in OBJECTIVES else "by the rules of objective_file"
     evaluations = 1 + math.ceil(c.train_steps / c.eval_every)
     warm = f"{_count(c.warmup_steps, 'supervised step')} of warm start, skipped where the same one was made before."
+    if c.start_from:
+        warm = f"Starts from {c.start_from}; no warm start."
+    elif not c.warmup_steps:
+        warm = "No warm start: the model begins with random weights."
     return [
-        warm if c.warmup_steps else "No warm start: the model begins with random weights.",
+        warm,
         f"{_count(c.train_steps, 'training step')} of {batch}.",
         f"{estimates} ({_count(c.mc_samples, 'mask draw')} each), {held}.",
         f"{_count(evaluations, 'held-out evaluation')} on {c.eval_problems} problems, each with a checkpoint.",
         *published_words(c),
+    ]
+
+
+def _finetune_words(c: TrainConfig) -> list[str]:
+    evaluations = 1 + math.ceil(c.train_steps / c.eval_every)
+    return [
+        f"Starts from {c.start_from}." if c.start_from else "Starts from the model as it is.",
+        f"{_count(c.train_steps, 'step')} of {_count(c.examples_per_step, 'example')} from {c.examples}, each under "
+        "one mask draw.",
+        f"{_count(evaluations, 'measurement')} of the loss on the {c.validation_share:.1%} of examples kept back, each "
+        "with a checkpoint.",
     ]
 
 

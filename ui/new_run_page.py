@@ -11,6 +11,7 @@ import gradio as gr
 
 from bgpo.config import KNOBS, ConfigError
 from bgpo.jobs import control
+from bgpo.jobs.lineage import origin
 from bgpo.presets import PRESETS
 from storage.database import StorageError
 from storage.runs import list_runs
@@ -102,6 +103,7 @@ class NewRunPage:
 
     def _review(self, values: Mapping[str, Any], preset: str, **more: Any) -> dict[str, Any]:
         statuses = [run.status for run in list_runs(self.services.db)]
+        more = {"check": lambda config: origin(self.services.db, config)} | more
         return review(values, preset, self.services.database_url, statuses, **more)
 
 

@@ -60,11 +60,22 @@ def config_of(run: Run) -> TrainConfig | None:
 
 
 def preset_config(config: TrainConfig) -> tuple[str, TrainConfig]:
-    """The preset of the config's task (title, config); the plain defaults where no preset has that task."""
+    """The preset of the config's job and task (title, config); the plain defaults where there is none."""
     for preset in PRESETS.values():
-        if preset.config().task == config.task:
-            return preset.title, preset.config()
+        usual = preset.config()
+        if (usual.job, usual.task) == (config.job, config.task):
+            return preset.title, usual
     return "the defaults", TrainConfig(task=config.task)
+
+
+def onward_query(config: TrainConfig, run_id: int, step: int) -> dict[str, str]:
+    """The address of a New run form that goes on from a checkpoint by RL: its model, task and lengths."""
+    named = next((name for name, preset in PRESETS.items()
+                  if (preset.config().job, preset.config().task) == ("train", config.task)), next(iter(PRESETS)))
+    changed = differences(PRESETS[named].config(), config)
+    kept = {name: str(value) for name, (_, value) in changed.items()
+            if KNOBS[name].group in ("Task", "Rollouts") and name != "job"}
+    return {"preset": named, **kept, "start_from": f"run:{run_id}@{step}"}
 
 
 def value_words(value: Any) -> str:

@@ -68,6 +68,8 @@ def device_kind(config: TrainConfig) -> str:
 
 def default_name(config: TrainConfig) -> str:
     """What a run is called when nobody says."""
+    if config.job == "finetune":
+        return f"fine-tune on {Path(config.examples).name[:40]} seed {config.seed}"
     words = f"{config.task} {config.objective} K={config.mc_samples} seed {config.seed}"
     return words if config.job == "train" else f"{config.job} {words}"
 

@@ -61,6 +61,8 @@ class Narrator:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         if "reward/mean" in values:
             self._reward = f", reward {values['reward/mean']:.2f}"
+        if "finetune/validation_loss" in values:
+            self.say(f"Step {step}: loss on examples kept back {values['finetune/validation_loss']:.4f}")
         if "reward/heldout_greedy" in values:
             sampled = values.get("reward/heldout_sampled")
             also = f", {sampled:.2f} at T = 1" if sampled is not None else ""

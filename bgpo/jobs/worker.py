@@ -41,7 +41,9 @@ HEADLINE = "reward/heldout_greedy"
 _CODES = {"finished": FINISHED, "stopped": STOPPED, "paused": STOPPED, "failed": FAILED}
 # What a process can do, by the knob `job`: a function (config, folder, listener, warm_start_cache) -> Outcome, named
 # and not imported here, because most load torch. A new one needs its name in JOBS of bgpo/config.py, too.
-JOBS = {"train": "bgpo.training.trainer:run", "probe": "bgpo.training.probe:run"}
+JOBS = {
+    "train": "bgpo.training.trainer:run", "finetune": "bgpo.training.finetune:run", "probe": "bgpo.training.probe:run",
+}
 
 
 class Refused(Exception):

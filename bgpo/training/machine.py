@@ -43,6 +43,11 @@ def fastest_threads(work: Callable[[], None], seconds: float = 0.25) -> int:
     return best if speeds[best] > _WORTH_IT * speeds[1] else 1
 
 
+def threads_for(device: torch.device, work: Callable[[], None]) -> int:
+    """CPU threads for a run: the fastest count where the CPU does the work, else as many as torch has."""
+    return fastest_threads(work) if device.type == "cpu" else torch.get_num_threads()
+
+
 def largest_token_budget(
     device: torch.device, model: torch.nn.Module, one_pass: Callable[[int], torch.Tensor], tokens: int
 ) -> int:

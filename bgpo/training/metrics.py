@@ -27,6 +27,9 @@ def _table(*metrics: Metric) -> dict[str, Metric]:
 
 METRICS: dict[str, Metric] = _table(
     Metric("warmup/loss", "Warm-up loss", "nats/token", "Masked cross-entropy of the supervised warm start on its own careless demonstrations."),
+    Metric("finetune/loss", "Training loss", "nats/token", "Masked cross-entropy on the examples of the step, answer and end tokens: the mean negative ELBO per token."),
+    Metric("finetune/validation_loss", "Validation loss", "nats/token", "The same on examples kept back, always under the same masks. Where it rises while the training loss falls, the model learns the examples by heart."),
+    Metric("finetune/validation_loss_se", "Validation loss, standard error", "nats/token", "One standard error of the validation loss over its examples."),
     Metric("reward/mean", "Train reward", "", "Mean reward of this step's rollouts on training problems."),
     Metric("reward/pass_at_group", "Pass at G", "", "Share of groups in which at least one completion is right."),
     *(Metric(f"reward/part_{name}", f"Reward part: {label.lower()}", "", help) for name, (label, help) in PARTS.items()),

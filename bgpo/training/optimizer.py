@@ -62,6 +62,16 @@ def policy_optimizer(model: nn.Module, config: TrainConfig) -> tuple[torch.optim
     return optimizer, masters
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
+    """Sets and returns the rate of a step (0-based): a linear rise, then constant or down to a tenth."""
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.lr_warmup_steps))
+    if config.lr_schedule == "linear":
+        rate *= 1 - 0.9 * step / config.train_steps
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
 def trained_parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """What the optimiser moves and has a gradient for."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -24,12 +24,13 @@ from bgpo.models.denoiser import Denoiser
 from bgpo.tasks.base import Task, problems
 from bgpo.tasks.registry import TASKS
 from bgpo.training.likelihood import Passes
+from bgpo.training.listener import Listener, Outcome
 from bgpo.training.machine import MB, choose_device, free_bytes
 from bgpo.training.optimizer import policy_optimizer
 from bgpo.training.policy import fresh_policy, trainable
 from bgpo.training.rollouts import Rollouts
 from bgpo.training.seeds import python_random, torch_generator
-from bgpo.training.trainer import Listener, Outcome, token_budget_for
+from bgpo.training.trainer import token_budget_for
 from bgpo.training.update import Updater
 
 DRAWS = (1, 4, 16)

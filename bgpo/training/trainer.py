@@ -8,9 +8,7 @@ resumed run goes on exactly where an uninterrupted one would be.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -28,51 +26,18 @@ from bgpo.models.denoiser import Denoiser
 from bgpo.models.registry import MODELS
 from bgpo.tasks.base import Task, with_prompt_length
 from bgpo.training import warmup
-from bgpo.training.evaluation import HeldOutCompletion, evaluate, held_out_problems
+from bgpo.training.evaluation import evaluate, held_out_problems
 from bgpo.training.likelihood import Passes
-from bgpo.training.machine import choose_device, fastest_threads, largest_token_budget, memory_metrics
-from bgpo.training.optimizer import policy_optimizer
+from bgpo.training.listener import Listener, Outcome, StopRequested
+from bgpo.training.machine import choose_device, largest_token_budget, memory_metrics, threads_for
+from bgpo.training.optimizer import policy_optimizer, set_learning_rate
 from bgpo.training.plugins import judge_of, keep_copies, objective_of, task_of
 from bgpo.training.policy import fresh_policy, reference_policy, resumed, trainable
-from bgpo.training.rollouts import KeptRollout, collect, kept_rollouts
+from bgpo.training.rollouts import collect, kept_rollouts
 from bgpo.training.spending import Spending
 from bgpo.training.update import Updater
 
 _WARMUP_POINT_EVERY = 10
-
-
-class Listener(Protocol):
-    """Who is told of a run's progress."""
-
-    def phase(self, name: str, done: int, total: int) -> None:
-        """`name` is starting, downloading (in megabytes), warming_up, training or evaluating."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Values by METRICS name. `warmup/loss` counts supervised steps, all others training steps."""
-
-    def completions(self, step: int, shown: list[HeldOutCompletion]) -> None:
-        """The shown held-out problems at the evaluation of `step`."""
-
-    def rollouts(self, step: int, kept: list[KeptRollout]) -> None:
-        """Completions of the training step that has just ended, as many groups as the config keeps."""
-
-    def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
-        """A checkpoint is on disk; `kind` is warm_start, evaluation, final or stop."""
-
-    def should_stop(self) -> bool:
-        """Asked often; must be cheap."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: status "finished" or "stopped", after `step` training steps."""
-
-    status: str
-    step: int
-
-
-class _StopRequested(Exception):
-    """Unwinds from the middle of a step to the loop."""
 
 
 def run(config: TrainConfig, folder: Path, listener: Listener, warm_start_cache: Path) -> Outcome:
@@ -119,7 +84,7 @@ class _Run:
             else:
                 self._begin(found, state)
             self._train()
-        except _StopRequested:
+        except StopRequested:
             return Outcome("stopped", self.step)
         return Outcome("finished", self.step)
 
@@ -171,7 +136,7 @@ class _Run:
             if self.listener.should_stop():
                 folder = self.checkpoints / f"warm-up-{done:06d}"
                 save_checkpoint(folder, model, self._state("warming_up", done), optimizer)
-                raise _StopRequested
+                raise StopRequested
 
         self.listener.phase("warming_up", first, config.warmup_steps)
         if first < config.warmup_steps:
@@ -189,15 +154,12 @@ class _Run:
         self._check()
 
     def _choose_threads(self, model: Denoiser) -> int:
-        if self.config.threads:
-            threads = self.config.threads
-        elif self.device.type != "cpu":
-            threads = torch.get_num_threads()
-        else:
-            width = self.task.prompt_length + self.config.completion_length
-            ids = torch.full((self.config.warmup_batch, width), model.mask_id)
-            threads = fastest_threads(lambda: model.logits(model.hidden(ids)).sum().backward())
-            model.model.zero_grad(set_to_none=True)
+        width = self.task.prompt_length + self.config.completion_length
+        ids = torch.full((self.config.warmup_batch, width), model.mask_id, device=self.device)
+        threads = self.config.threads or threads_for(
+            self.device, lambda: model.logits(model.hidden(ids)).sum().backward()
+        )
+        model.model.zero_grad(set_to_none=True)
         torch.set_num_threads(threads)
         return threads
 
@@ -217,8 +179,9 @@ class _Run:
     def _train(self) -> None:
         self.model.model.eval()  # no dropout anywhere: old and new policy must be the same function
         self.updater = self._updater()
-        for model in filter(None, (self.model, self.updater.reference)):
-            self.spending.watch(model.model)
+        scorers = filter(None, (self.model, self.updater.reference))
+        for model in {scorer.model for scorer in scorers}:  # under an adapter both are one model
+            self.spending.watch(model)
         while True:
             try:
                 if self.step % self.config.eval_every == 0 or self.step == self.config.train_steps:
@@ -227,7 +190,7 @@ class _Run:
                     return
                 self.listener.phase("training", self.step, self.config.train_steps)
                 self._train_step()
-            except _StopRequested:
+            except StopRequested:
                 self._save("stop", None)
                 raise
 
@@ -245,7 +208,7 @@ class _Run:
         with self.spending.step():
             rollouts = collect(self.model, self.task, self.config, self.step, self.judge, self._check)
             collected = time.monotonic()
-            metrics = {"lr": self._set_learning_rate()}
+            metrics = {"lr": set_learning_rate(self.optimizer, self.config, self.step)}
             metrics |= self.updater.update(rollouts, self.step, self._check)
         self.spending.tokens += int(rollouts.written.sum())
         metrics |= self.spending.metrics()
@@ -257,15 +220,6 @@ class _Run:
         if self.config.keep_rollouts:
             self.listener.rollouts(self.step, kept_rollouts(self.model, rollouts, self.config.keep_rollouts))
         self.listener.phase("training", self.step, self.config.train_steps)
-
-    def _set_learning_rate(self) -> float:
-        c = self.config
-        rate = c.learning_rate * min(1.0, (self.step + 1) / max(1, c.lr_warmup_steps))
-        if c.lr_schedule == "linear":
-            rate *= 1 - 0.9 * self.step / c.train_steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
 
     # ---- evaluation and checkpoints
 
@@ -293,7 +247,7 @@ class _Run:
 
     def _check(self) -> None:
         if self.listener.should_stop():
-            raise _StopRequested
+            raise StopRequested
 
 
 def token_budget_for(model: Denoiser, prompt_length: int, completion_length: int) -> int:

@@ -58,6 +58,7 @@ COMPANIONS = {
     "objective_file": {"objective_file": "my objective.py", "objective": "custom"},
     "reward_file": {"reward_file": "it's mine.py"},
     "start_from": {"start_from": "-my checkpoint"},
+    "examples": {"examples": "it's mine.jsonl", "job": "finetune"},
     "quantization": {"quantization": "4bit", "adapter": "lora"},
     "model": PUBLISHED, "model_path": PUBLISHED,
     "prompt_style": PUBLISHED | {"prompt_style": "plain"},
@@ -73,14 +74,16 @@ def test_every_knob_survives_the_command_line(name: str):
     if name in COMPANIONS:
         values = COMPANIONS[name]
     elif knob.choices:
-        values = {name: knob.choices[-1]}
+        values = {name: knob.choices[-1]} if name != "job" else {"job": "finetune", "examples": "mine.jsonl"}
+    elif knob.kind is str:
+        values = {name: "it's my $HOME"}
     elif knob.kind is bool:
         values = {name: not knob.default}
     else:
         values = {name: knob.kind(knob.low + (knob.high - knob.low) / 3)}
     config = TrainConfig().with_values(**values)
     assert there_and_back(config) == config
-    if len(knob.choices) != 1 and name not in ("task",):  # a task is a preset; a family alone is every default
+    if len(knob.choices) != 1 and name not in ("task", "job"):  # those are presets; a family alone is every default
         assert flag(name) in [word.split("=")[0] for word in shlex.split(command_line(config, URL))]
 
 
@@ -128,7 +131,7 @@ def test_help_names_every_knob_and_its_sentence():
 def test_unknown_preset_lists_the_known_ones():
     with pytest.raises(ConfigError) as caught:
         config_from_arguments(parser().parse_args(["--preset", "sudokku"]))
-    assert str(caught.value) == "There is no preset named sudokku; the presets are adder, stack_programs, countdown."
+    assert str(caught.value) == f"There is no preset named sudokku; the presets are {', '.join(PRESETS)}."
 
 
 def test_all_wrong_values_are_named_at_once():

@@ -16,6 +16,7 @@ from ui import config_form
 from ui.components.launch_card import review
 from ui.config_form import UnjudgedSlider
 from ui.new_run_page import NewRunPage
+from ui.run_words import onward_query
 
 
 @pytest.fixture
@@ -173,7 +174,31 @@ def test_review_never_shows_a_password():
     assert "hunter2" not in str(card)
 
 
+def test_review_of_fine_tuning_says_what_it_learns_from():
+    card = review(PRESETS["finetune_adder"].config().model_dump(), "finetune_adder", "sqlite:///runs.db", [])
+    assert card["problems"] == {} and "32 examples from examples/adder.jsonl" in card["plan"][1]
+
+
+def test_review_of_a_file_without_examples_names_the_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1", "answer": "2"}\n{"prompt": "1+1"}\n')
+    values = PRESETS["finetune_adder"].config().model_dump() | {"examples": str(tmp_path / "rows.jsonl")}
+    assert "line 2" in review(values, "finetune_adder", "sqlite:///runs.db", [])["problems"]["examples"]
+
+
+def test_the_address_that_goes_on_from_a_checkpoint_fills_the_form():
+    config = PRESETS["finetune_adder"].config().with_values(completion_length=16, denoising_steps=16, task="countdown")
+    filled = config_form.prefill(onward_query(config, 12, 40))
+    assert filled.preset == "countdown" and not filled.ignored
+    wanted = {"job": "train", "start_from": "run:12@40", "completion_length": 16, "denoising_steps": 16, "examples": ""}
+    assert filled.values | wanted == filled.values
+
+
 # ---- the page ----
+
+
+def test_the_page_checks_where_a_run_starts_from(page):
+    _, card = page.start_pressed(filled(page, start_from="run:99@1"))
+    assert "run:99@1" in card["problems"]["start_from"]
 
 
 def test_start_queues_exactly_one_run_with_the_form_s_config(page):

@@ -100,7 +100,8 @@ export class Chart {
     const runs = live.chosen();
     const drawn = this.spec.series.filter((series) => runs.length < 2 || !series.alone);
     if (runs.some((run) => drawn.some((series) => live.series(run.id, series.metric)?.step.length))) return true;
-    return this.spec.waits === "always" || (this.spec.waits === "early" && runs.some(beforeTraining));
+    const jobs = runs.length ? runs.map((run) => run.knobs?.job ?? "train") : ["train"];
+    return jobs.includes(this.spec.waits) || (this.spec.waits === "early" && runs.some((run, i) => jobs[i] === "train" && beforeTraining(run)));
   }
 
   get follows() { return this.spec.axis === "step" || view.axis === "time"; }

@@ -48,7 +48,8 @@ class Chart:
         reference: metric whose first value is drawn as a dashed level, with `reference_label`.
         stacked: areas on top of each other.
         note: a sentence under the title.
-        waits: whether it is shown without a point: "" no, "early" until training begins, "always".
+        waits: whether it is shown without a point: "" no, "early" until RL begins, "train" and "finetune" while a
+            run of that job is shown.
         empty: what to say then.
     """
 
@@ -85,8 +86,16 @@ CHARTS: dict[str, Chart] = {
             Series("reward/mean", "Train", faint=True, alone=True),
         ),
         floor=0, ceiling=1, reference="reward/heldout_greedy", reference_label="warm start",
-        note="Bands are one standard error over the held-out problems.", waits="always",
+        note="Bands are one standard error over the held-out problems.", waits="train",
         empty="The first held-out check comes right after the warm start.",
+    ),
+    "finetune": Chart(
+        "Loss on examples", (
+            Series("finetune/validation_loss", "Kept back", band="finetune/validation_loss_se", dots=True),
+            Series("finetune/loss", "Learned from", faint=True, alone=True),
+        ),
+        unit="nats/token", floor=0, waits="finetune", empty="The first measurement comes before the first step.",
+        note="Where the loss on examples kept back rises while the other falls, the model learns by heart.",
     ),
     "warmup": Chart(
         "Warm-up loss", (Series("warmup/loss", "Loss"),), unit="nats/token", axis="warm-up step",
@@ -237,7 +246,7 @@ CHARTS: dict[str, Chart] = {
 }
 
 SECTIONS: dict[str, Section] = {
-    "reward": Section("Reward", ("reward", "warmup"), ("reward", "warmup")),
+    "reward": Section("Reward", ("reward", "warmup", "finetune"), ("reward", "finetune", "warmup")),
     "bound": Section("Bound", ("bound", "elbo"), ("bound", "gap", "spread", "elbo")),
     "policy": Section("Policy", ("log_ratio", "ratio", "kl", "policy"), ("log_ratio", "ratio", "kl", "entropy")),
     "gradient": Section("Gradient", ("grad", "lr"), ("grad_norm", "noise", "lr")),

@@ -38,8 +38,8 @@ function view(run, checkpoints) {
     el("td", {},
       checkpoint.export ? el("button", { type: "button", class: "bgpo-button small", text: "Export", title: "The command that writes this checkpoint as a model that other tools read",
         on: { click: (event) => showExport(event.currentTarget.closest("tr"), checkpoint) } }) : null,
-      el("a", { class: "bgpo-button small", href: `?tab=chat&checkpoint=${checkpoint.id}`, text: "Chat with it",
-        on: { click: (event) => talk(event, checkpoint.id) } }),
+      checkpoint.onward ? link("Train from here", "new", checkpoint.onward) : null,
+      link("Chat with it", "chat", { checkpoint: checkpoint.id }),
       el("button", { type: "button", class: "bgpo-button small", text: "Fork from here", disabled: !run.readable, "aria-label": `Fork from step ${checkpoint.step}`,
         on: { click: () => openFork(run, checkpoint.step).catch(() => {}) } }))));
   return el("div", { class: "bgpo-card scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
@@ -55,12 +55,15 @@ function showExport(row, checkpoint) {
     el("div", { class: "command" }, command, copyButton(() => checkpoint.export, command)))));
 }
 
-// The link works on its own (in a new tab, too); a plain click needs no reload.
-function talk(event, id) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-  event.preventDefault();
-  writeUrl({ tab: "chat", checkpoint: id });
-  openArea("chat");
+// A link works on its own (in a new tab, too); a plain click needs no reload.
+function link(text, area, query) {
+  const go = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    writeUrl({ tab: area, ...query });
+    openArea(area);
+  };
+  return el("a", { class: "bgpo-button small", href: `?${new URLSearchParams({ tab: area, ...query })}`, text, on: { click: go } });
 }
 
 function meter(reward) {

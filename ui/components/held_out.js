@@ -35,7 +35,10 @@ class HeldOut {
     this.steps = [];
     this.last = -1;
     this.detail.hidden = true;
-    this.matrix.replaceChildren(el("div", { class: "empty", text: "The first samples come with the first held-out check, right after the warm start." }));
+    const job = live.runs.get(run)?.knobs?.job ?? "train";
+    this.matrix.replaceChildren(el("div", { class: "empty", text: job === "train"
+      ? "The first samples come with the first held-out check, right after the warm start."
+      : "This run writes no samples; chat with one of its checkpoints to see what it has learned." }));
     setText(this.note, "");
   }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -36,6 +36,7 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 def review(
     values: Mapping[str, Any], preset: str, database_url: str, statuses: Sequence[str],
     notes: Sequence[str] = (), refused: str = "", slots: int = 1,
+    check: Callable[[TrainConfig], object] = lambda config: None,
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
@@ -43,6 +44,7 @@ def review(
         statuses: of all runs, for the queue.
         notes: sentences on what an address asked for in vain.
         refused: why the last press of Start came to nothing.
+        check: what only the app can judge, such as whether a run has a checkpoint; raises ConfigError.
     """
     shown: dict[str, Any] = {
         "prefix": config_form.FIELD, "names": list(KNOBS), "problems": {}, "notes": list(notes), "refused": refused,
@@ -51,6 +53,7 @@ def review(
     }
     try:
         config = config_form.read(values)
+        check(config)
     except ConfigError as error:
         return shown | {"problems": error.problems}
     return shown | _plan(config, preset, database_url, list(statuses), slots)
