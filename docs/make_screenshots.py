@@ -52,11 +52,26 @@ def wait_for_charts(page: Page) -> None:
     expect(page.locator(".bgpo-chart-board .js-plotly-plot").first).to_be_attached(timeout=20_000)
 
 
+def wait_for_sweep(page: Page) -> None:
+    expect(page.locator("#bgpo-sweep-plots .parcoords").first).to_be_attached(timeout=20_000)
+
+
+def measure(page: Page) -> None:
+    """Measures both objectives, unless that has been done: some seconds in a process of its own."""
+    button = page.locator("#bgpo-memory-explorer .act button")
+    expect(button).to_be_enabled(timeout=60_000)
+    if button.inner_text() == "Measure both here":
+        button.click()
+    expect(page.locator("#bgpo-memory-explorer .state")).to_contain_text("Measured", timeout=120_000)
+
+
 def shots(run: int, compared: list[list[int]]) -> dict[str, tuple[str, Callable[[Page], None] | None, bool]]:
     """name -> (address, what to do before the picture, whether the whole page is wanted)."""
     found = {
         "run": (f"?run={run}", wait_for_charts, True),
         "run-samples": (f"?run={run}", play_a_sample, True),
+        "run-bound": (f"?run={run}&part=bound", wait_for_charts, True),
+        "run-memory": (f"?run={run}&part=memory", measure, True),
         "run-config": (f"?run={run}", open_part("config"), False),
         "run-log": (f"?run={run}", open_part("log"), False),
         "run-checkpoints": (f"?run={run}", open_part("checkpoints"), False),
@@ -65,7 +80,9 @@ def shots(run: int, compared: list[list[int]]) -> dict[str, tuple[str, Callable[
         "system": ("?tab=system", None, True),
     }
     for runs in compared:
-        found["compare-" + "-".join(map(str, runs))] = (f"?run={','.join(map(str, runs))}", wait_for_charts, True)
+        name, address = "-".join(map(str, runs)), f"?run={','.join(map(str, runs))}"
+        found[f"compare-{name}"] = (address, wait_for_charts, True)
+        found[f"sweep-{name}"] = (f"{address}&part=compare", wait_for_sweep, True)
     return found
 
 

@@ -86,6 +86,13 @@ def test_csv_quotes_and_disarms_formulas(call):
     assert text == 'name,value\r\n"\'=SUM(""x"")",0.5\r\n"a,b",\r\n\'-1+1,-1\r\n'
 
 
+def test_following_shows_the_newest_part_and_never_before_the_first(call):
+    assert call("series_maths", "tailWindow", 0, 400, 0) == [300, 400]
+    assert call("series_maths", "tailWindow", 0, 400, 20) == [380, 400]
+    assert call("series_maths", "tailWindow", 1, 5, 20) == [1, 5]
+    assert call("series_maths", "tailWindow", 3, 3, 0) == [2.5, 3.5]
+
+
 RUN = {
     "id": 1, "name": "Adder, long", "task": "adder", "tags": ["paper"], "changed": ["mc_samples 4 → 16"], "reason": "",
     "status": "failed", "word": "Failed", "reward": 0.9, "best": None, "knobs": {}, "readable": True,

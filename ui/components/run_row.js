@@ -20,8 +20,8 @@ export function left(seconds) {
 function pace(run) {
   if (run.status !== "running") return run.status === "queued" || run.status === "launching" ? "" : duration(run.seconds);
   const parts = [];
+  if (run.eta !== null) parts.push(left(run.eta)); // first: where there is little room, the pace is cut off
   if (run.rate) parts.push(run.rate >= 0.1 ? `${figure(run.rate)} steps/s` : `${figure(1 / run.rate)} s a step`);
-  if (run.eta !== null) parts.push(left(run.eta));
   return parts.join(", ");
 }
 

@@ -87,8 +87,8 @@ export function interpolated(x, y, wanted) {
 // The window that a chart shows while it follows the newest points: of the given width, or the last quarter.
 export function tailWindow(first, last, width) {
   const whole = Math.max(0, last - first);
-  const wide = width || Math.max(whole / 4, Math.min(whole, 50));
-  return [last - wide, last];
+  if (whole === 0) return [first - 0.5, last + 0.5];
+  return [last - Math.min(whole, width || Math.max(whole / 4, 50)), last];
 }
 
 // Comma-separated values as spreadsheets read them. A cell that a spreadsheet would run as a formula is quoted as text.
