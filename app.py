@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--database", metavar="URL", default=os.environ.get(DATABASE_VARIABLE),
                        help="sqlite:///file or postgresql://... (default: bgpo.db in the data folder; "
                        f"a URL with a password is better given in the environment variable {DATABASE_VARIABLE})")
+    found.add_argument("--cpu-slots", type=int, metavar="N",
+                       help="how many runs may compute on the CPU at once; kept until it is changed, here or on the "
+                       "System page (at first 1)")
     found.add_argument("--password", default=os.environ.get(PASSWORD_VARIABLE), metavar="TEXT",
                        help="asked for before anything is shown; better given in the environment variable "
                        f"{PASSWORD_VARIABLE}")
@@ -77,11 +80,12 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def open_data(data_dir: Path, database_url: str | None):
-    """Services over the folder and the database; raises StartError."""
+def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = None):
+    """Services over the folder and the database, in which CPU slots that are given are kept; raises StartError."""
     from bgpo.jobs.chat import Chat
     from bgpo.jobs.scheduler import Scheduler
     from storage.database import StorageError, open_database, sqlite_url
+    from storage.settings import set_cpu_slots
     from ui.services import Services
 
     data_dir = data_dir.expanduser().absolute()
@@ -97,7 +101,9 @@ def open_data(data_dir: Path, database_url: str | None):
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "uploads")  # nothing that a browser sends is kept elsewhere
     try:
         db = open_database(database_url or sqlite_url(data_dir / "bgpo.db"))
-    except StorageError as error:
+        if cpu_slots is not None:
+            set_cpu_slots(db, cpu_slots)
+    except (StorageError, ValueError) as error:
         raise StartError(str(error)) from None
     return Services(db, data_dir, runs_folder, db.url, Chat(), Scheduler(db))
 
@@ -139,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise StartError(f"Listening on {options.host} lets other machines in; set a password with --password or "
                              f"{PASSWORD_VARIABLE}, or leave --host at 127.0.0.1.")
         bound = listen(options.host, options.port)
-        services = open_data(options.data_dir, options.database)
+        services = open_data(options.data_dir, options.database, options.cpu_slots)
     except StartError as error:
         print(error, file=sys.stderr)
         return 1

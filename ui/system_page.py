@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import time
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ import psutil
 
 from bgpo.config import TrainConfig
 from bgpo.jobs.command import command_line, holds_password
+from bgpo.jobs.devices import Gpu, is_cpu, nvidia_gpus
 from storage.database import Database
+from storage.queue import Lease, leases
 from storage.runs import LIVE, Run, list_runs
+from storage.settings import cpu_slots, set_cpu_slots
 from ui.components.module import module
 from ui.run_words import status_word
 from ui.services import Services
 from ui.tabs import on_open
 
 _PACKAGES = ("torch", "transformers", "gradio", "plotly", "sqlalchemy", "apscheduler", "alembic")
-_SMI_FIELDS = "name,memory.used,memory.total,utilization.gpu"
-_SMI_SECONDS = 5
+GIB = 2**30
 
 Rows = list[tuple[str, str]]
 
@@ -37,6 +39,24 @@ def build(services: Services) -> None:
     settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
     on_open(lambda _: facts(services), [page])
     again.click(lambda: facts(services), None, page, **settings)
+    with gr.Row(elem_id="system-slots", elem_classes="bgpo-form"):
+        slots = gr.Number(
+            lambda: cpu_slots(services.db), label="Runs at once on the CPU", precision=0, elem_id="system-cpu-slots",
+            info="How many share this machine's processor; more make each of them slower. GPUs take one run each.",
+        )
+        said = gr.Markdown("", elem_id="system-slots-said")
+    slots.submit(lambda number: set_slots(services, number), slots, [said, page], **settings)
+    slots.blur(lambda number: set_slots(services, number), slots, [said, page], **settings)
+
+
+def set_slots(services: Services, number: float | None) -> tuple[str, dict[str, Any]]:
+    """Keeps the number of CPU slots; the sentence to show, and the facts with it."""
+    try:
+        set_cpu_slots(services.db, int(number or 0))
+        said = ""
+    except (ValueError, OverflowError) as error:
+        said = str(error)
+    return said, facts(services)
 
 
 def facts(services: Services) -> dict[str, Any]:
@@ -45,12 +65,17 @@ def facts(services: Services) -> dict[str, Any]:
     return {
         "sections": [
             {"title": "Data", "rows": data_rows(services)},
-            {"title": "Machine", "rows": machine_rows()},
+            {"title": "Machine", "rows": machine_rows(services.db, runs)},
             {"title": "Working now", "rows": worker_rows(runs, time.time())},
             {"title": "Versions", "rows": version_rows(services.db)},
         ],
         "snippets": snippets(services),
     }
+
+
+def and_words(words: list[str]) -> str:
+    """`["1", "2", "3"]` -> "1, 2 and 3"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def data_rows(services: Services) -> Rows:
@@ -62,12 +87,13 @@ def data_rows(services: Services) -> Rows:
     return [*rows, ("Disk", f"{size_words(usage.free)} free of {size_words(usage.total)}")]
 
 
-def machine_rows() -> Rows:
-    memory = psutil.virtual_memory()
-    gpus = nvidia_gpus()
-    rows = [(f"GPU {index}", words) for index, words in enumerate(gpus)] or [("GPU", "none found; runs use the CPU")]
+def machine_rows(db: Database, runs: list[Run]) -> Rows:
+    memory, held, slots = psutil.virtual_memory(), leases(db), cpu_slots(db)
+    rows = gpu_rows(nvidia_gpus(), held, runs) or [("GPU", "none found; runs use the CPU")]
+    busy = [str(lease.run_id) for lease in held if is_cpu(lease.device)]
     return [
         *rows,
+        ("CPU slots", f"{slots}, {f'taken by run {and_words(busy)}' if busy else 'none taken'}"),
         ("CPU", f"{usable_cores()} cores usable, {psutil.cpu_percent(interval=0.1):.0f} % busy"),
         ("Memory", f"{size_words(memory.available)} free of {size_words(memory.total)}"),
         ("System", f"{platform.system()} {platform.release()}, {platform.machine()}"),
@@ -79,23 +105,36 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def nvidia_gpus() -> list[str]:
-    """One line per GPU from nvidia-smi; empty without one. Asked this way, torch need not be loaded."""
-    command = ["nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [gpu_words(line) for line in answer.stdout.splitlines() if line.count(",") == 3]
+def gpu_rows(gpus: list[Gpu], held: list[Lease], runs: list[Run]) -> Rows:
+    """One row per card: its memory, which run has it, and what other people's processes hold."""
+    taken = {lease.device: lease.run_id for lease in held}
+    ours = {run.id: _processes_of(run) for run in runs if run.id in taken.values()}
+    return [
+        (f"GPU {index}", gpu_words(gpu, taken.get(gpu.uuid), ours.get(taken.get(gpu.uuid), {os.getpid()})))
+        for index, gpu in enumerate(gpus)
+    ]
 
 
-def gpu_words(line: str) -> str:
-    """`"NVIDIA H200, 1024, 143771, 3"` (MiB, MiB, %) -> words."""
-    name, used, total, busy = (part.strip() for part in line.split(","))
+def gpu_words(gpu: Gpu, run_id: int | None, ours: Collection[int]) -> str:
+    """Args: run_id: who has leased the card; ours: pids whose memory is no stranger's."""
+    words = f"{gpu.name}, {gpu.used / GIB:.1f} of {gpu.total / GIB:.0f} GiB used"
+    if gpu.busy is not None:
+        words += f", {gpu.busy} % busy"
+    words += f", run {run_id} has it" if run_id is not None else ""
+    foreign = gpu.foreign(ours)
+    if run_id is None and gpu.avoided(ours):
+        return f"{words}; other processes hold {foreign / GIB:.1f} GiB, so no run is put there"
+    if gpu.processes and foreign:
+        return f"{words}; other processes hold {foreign / GIB:.1f} GiB"
+    return words
+
+
+def _processes_of(run: Run) -> set[int]:
     try:
-        return f"{name}, {int(used) / 1024:.1f} of {int(total) / 1024:.0f} GiB used, {int(busy)} % busy"
-    except ValueError:
-        return name  # some boards report "[N/A]"
+        root = psutil.Process(run.pid or 0)
+        return {root.pid, *(child.pid for child in root.children(recursive=True))}
+    except psutil.Error:
+        return set()
 
 
 def worker_rows(runs: list[Run], now: float) -> Rows:

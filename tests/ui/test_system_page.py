@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 
+from bgpo.jobs.devices import Gpu
+from storage.queue import lease_if_free
+from storage.settings import cpu_slots
 from tests.waiting import PATIENCE
 from ui import system_page
 
@@ -45,20 +47,38 @@ def test_sizes_are_in_the_unit_a_person_would_use(size, words):
     assert system_page.size_words(size) == words
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("NVIDIA H200, 1024, 143771, 3", "NVIDIA H200, 1.0 of 140 GiB used, 3 % busy"),
-    ("GRID, [N/A], [N/A], [N/A]", "GRID"),
+GIB = 2**30
+
+
+@pytest.mark.parametrize(("used", "processes", "run", "ours", "words"), [
+    (1, (), None, (), "H200, 1.0 of 140 GiB used, 3 % busy"),
+    (40, ((7, 40),), 12, (7,), "H200, 40.0 of 140 GiB used, 3 % busy, run 12 has it"),
+    (41, ((7, 40), (8, 1)), 12, (7,),
+     "H200, 41.0 of 140 GiB used, 3 % busy, run 12 has it; other processes hold 1.0 GiB"),
+    (40, ((8, 40),), None, (),
+     "H200, 40.0 of 140 GiB used, 3 % busy; other processes hold 40.0 GiB, so no run is put there"),
+    (40, (), None, (),
+     "H200, 40.0 of 140 GiB used, 3 % busy; other processes hold 40.0 GiB, so no run is put there"),
 ])
-def test_a_gpu_in_words(line, words):
-    assert system_page.gpu_words(line) == words
+def test_a_gpu_in_words(used, processes, run, ours, words):
+    named = tuple((pid, held * GIB) for pid, held in processes)
+    gpu = Gpu("GPU-1", "H200", 140 * GIB, used * GIB, 3, named)
+    assert system_page.gpu_words(gpu, run, ours) == words
 
 
-def test_gpus_come_from_nvidia_smi_and_none_without_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert system_page.nvidia_gpus() == []
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'NVIDIA H200, 2048, 143771, 50'\n")
-    smi.chmod(0o755)
-    monkeypatch.setattr(system_page, "_SMI_SECONDS", PATIENCE)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin{os.pathsep}/usr/bin")
-    assert system_page.nvidia_gpus() == ["NVIDIA H200, 2.0 of 140 GiB used, 50 % busy"]
+def test_the_page_shows_who_has_which_device(services, new_run, monkeypatch):
+    services.runs_folder.mkdir(exist_ok=True)
+    gpu = Gpu("GPU-1", "H200", 140 * GIB, GIB)
+    monkeypatch.setattr(system_page, "nvidia_gpus", lambda: [gpu])
+    run = new_run()
+    lease_if_free(services.db, run, ["GPU-1"])
+    rows = {name: words for section in system_page.facts(services)["sections"] for name, words in section["rows"]}
+    assert rows["GPU 0"].endswith(f"run {run.id} has it") and rows["CPU slots"] == "1, none taken"
+
+
+def test_slots_are_set_on_the_page(services):
+    services.runs_folder.mkdir(exist_ok=True)
+    assert system_page.set_slots(services, 3)[0] == "" and cpu_slots(services.db) == 3
+    for wrong in (0, None, -1, float("inf")):
+        assert system_page.set_slots(services, wrong)[0]
+    assert cpu_slots(services.db) == 3
