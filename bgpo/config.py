@@ -103,7 +103,7 @@ class TrainConfig(BaseModel):
         group="Task", choices=PROTOCOLS, rare=True,
     )
     prompt_length: int = knob(
-        0, "Longest prompt, chat template not counted; shorter ones are padded to it. 0: as long as the task needs.",
+        0, "Longest prompt without the chat template; longer training problems are left out. 0: the task's own.",
         group="Task", low=0, high=32_768, unit="tokens", rare=True,
     )
     seed: int = knob(0, "Same seed, same run: data, masks, rollouts.", group="Task", low=0, high=2**31 - 1)

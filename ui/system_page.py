@@ -17,6 +17,7 @@ import psutil
 from bgpo.config import TrainConfig
 from bgpo.jobs.command import command_line, holds_password
 from bgpo.jobs.devices import Gpu, is_cpu, nvidia_gpus
+from bgpo.tasks.sandbox import find_sandbox
 from storage.database import Database
 from storage.queue import Lease, leases
 from storage.runs import LIVE, Run, list_runs
@@ -96,6 +97,7 @@ def machine_rows(db: Database, runs: list[Run]) -> Rows:
         ("CPU slots", f"{slots}, {f'taken by run {and_words(busy)}' if busy else 'none taken'}"),
         ("CPU", f"{usable_cores()} cores usable, {psutil.cpu_percent(interval=0.1):.0f} % busy"),
         ("Memory", f"{size_words(memory.available)} free of {size_words(memory.total)}"),
+        ("Sandbox for code", find_sandbox().words),
         ("System", f"{platform.system()} {platform.release()}, {platform.machine()}"),
     ]
 

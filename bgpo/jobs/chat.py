@@ -15,7 +15,7 @@ from typing import Any
 
 from bgpo.config import EVAL_ORDERS, KNOBS
 from bgpo.models.registry import MODELS
-from bgpo.tasks.base import Problem, problems
+from bgpo.tasks.base import FiniteTask, Problem, problems
 from bgpo.tasks.registry import TASKS
 
 EXAMPLES_SHOWN = 8
@@ -75,8 +75,11 @@ class Chat:
         return self._loaded[0] if self._loaded else None
 
     def examples(self, task_name: str, seed: int = 0) -> list[str]:
-        """Held-out prompts of a task, to try with one click."""
-        held_out = problems(TASKS[task_name], "held_out", EXAMPLES_SHOWN, random.Random(seed), distinct=True)
+        """Held-out prompts of a task, to try with one click; of a task that reads data, a typical one."""
+        task = TASKS[task_name]
+        if isinstance(task, FiniteTask):
+            return [task.placeholder]
+        held_out = problems(task, "held_out", EXAMPLES_SHOWN, random.Random(seed), distinct=True)
         return [problem.prompt for problem in held_out]
 
     def answer(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import pkgutil
 import signal
@@ -203,9 +204,22 @@ def _take_up(db: Database, run: Run, under_runner: bool) -> None:
         raise Refused(f"Run {run.id} is {get_run(db, run.id).status}, so it cannot be started.")
 
 
+class _Told(logging.Handler):
+    """What parts of the trainer have to say, such as which sandbox runs programs, stands in the run's log."""
+
+    def __init__(self, narrator: Narrator):
+        super().__init__(logging.INFO)
+        self._narrator = narrator
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._narrator.say(record.getMessage())
+
+
 def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as_json: bool) -> int:
     log_file = Path(run.folder) / runner.LOG if in_terminal else None
     narrator = Narrator(log_file, bars=in_terminal and sys.stderr.isatty())
+    logging.getLogger("bgpo").addHandler(_Told(narrator))
+    logging.getLogger("bgpo").setLevel(logging.INFO)
     reporter = Reporter(db, run, narrator)
     signals.attach(reporter.stop, lambda: _conclude(db, run, reporter, narrator, ABORTED, as_json))
     narrator.say(f"Run {run.id}, {run.name}" + (f", goes on from step {run.step}" if run.step else ""))

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -56,6 +56,18 @@ class ListedTask:
         if self._splits is None:
             self._splits = self._divide(self.tables())
         return self._splits[split]
+
+    def leave_out(self, too_long: Callable[[str], bool]) -> int:
+        """Takes problems out of training and validation whose prompt is too long; returns how many.
+
+        Those held out stay, since a score is of all of them.
+        """
+        left_out = 0
+        for split in ("train", "validation"):
+            kept = [problem for problem in self.problems(split) if not too_long(problem.prompt)]
+            left_out += len(self._splits[split]) - len(kept)
+            self._splits[split] = kept
+        return left_out
 
     def tables(self) -> Tables:
         """The rows, by table. Raises TaskError."""

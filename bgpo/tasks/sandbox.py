@@ -120,7 +120,7 @@ class Sandbox:
         self, pairs: Sequence[tuple[str, Tests]], limits: Limits = Limits(), workers: int | None = None
     ) -> list[list[TestVerdict]]:
         """The verdicts on many (program, tests), a few sandboxes at a time."""
-        with ThreadPoolExecutor(workers or min(8, len(os.sched_getaffinity(0)))) as pool:
+        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             return list(pool.map(lambda pair: self.judge(*pair, limits), pairs))
 
 
@@ -327,6 +327,8 @@ def landlock() -> Sandbox:
     """Raises TaskError where the kernel has no Landlock, or Python cannot be read without root."""
     import ctypes
 
+    if sys.platform != "linux":
+        raise TaskError("Landlock is part of Linux")
     version = ctypes.CDLL(None, use_errno=True).syscall(444, None, ctypes.c_size_t(0), 1)
     if version < 1:
         raise TaskError("the kernel has no Landlock (Linux 5.13 or newer, not switched off)")

@@ -7,6 +7,7 @@ resumed run goes on exactly where an uninterrupted one would be.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from bgpo.models.checkpoints import (
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.registry import MODELS
 from bgpo.tasks.base import Task, with_prompt_length
+from bgpo.tasks.listed import ListedTask
 from bgpo.training import warmup
 from bgpo.training.evaluation import evaluate, held_out_problems
 from bgpo.training.likelihood import Passes
@@ -38,6 +40,7 @@ from bgpo.training.spending import Spending
 from bgpo.training.update import Updater
 
 _WARMUP_POINT_EVERY = 10
+_log = logging.getLogger(__name__)
 
 
 def run(config: TrainConfig, folder: Path, listener: Listener, warm_start_cache: Path) -> Outcome:
@@ -182,6 +185,7 @@ class _Run:
         scorers = filter(None, (self.model, self.updater.reference))
         for model in {scorer.model for scorer in scorers}:  # under an adapter both are one model
             self.spending.watch(model)
+        self._leave_out_long_prompts()
         while True:
             try:
                 if self.step % self.config.eval_every == 0 or self.step == self.config.train_steps:
@@ -193,6 +197,14 @@ class _Run:
             except StopRequested:
                 self._save("stop", None)
                 raise
+
+    def _leave_out_long_prompts(self) -> None:
+        """A data set may hold a few problems that no setting was made for; a run should not end at one of them."""
+        if isinstance(self.task, ListedTask):
+            longest, text = self.task.prompt_length, self.model.text
+            left_out = self.task.leave_out(lambda prompt: len(text.prompt(prompt)) > longest)
+            if left_out:
+                _log.info("%d training problems are left out: prompts of more than %d tokens.", left_out, longest)
 
     def _updater(self) -> Updater:
         c = self.config

@@ -164,3 +164,12 @@ def test_a_hub_that_does_not_answer_gets_a_sentence(monkeypatch):
     for task, data in (("gsm8k", ""), ("math", ""), ("gsm8k", "someone/something:main")):
         with pytest.raises(TaskError, match="give the file or folder as data"):
             opened(task, data).problems("train")
+
+
+def test_problems_with_long_prompts_are_left_out_of_training_but_not_of_the_score(tmp_path):
+    task = opened("gsm8k", write(tmp_path / "mine.jsonl", GSM8K))
+    held_out = len(task.problems("held_out"))
+    assert task.leave_out(lambda prompt: "Tom has 6" in prompt) == len(GSM8K) - held_out
+    assert not task.problems("train") and len(task.problems("held_out")) == held_out
+    with pytest.raises(TaskError, match="has no train problems"):
+        problems(task, "train", 1, random.Random(0))
