@@ -28,15 +28,15 @@ class RefusedRequest(Exception):
         self.problems = problems or {}
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The JSON object in a request; raises RefusedRequest."""
+async def body_of(request: Request, most: int = MAX_BODY) -> dict[str, Any]:
+    """The JSON object of at most `most` bytes in a request; raises RefusedRequest."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise RefusedRequest("Send JSON with the content type application/json.", 415)
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
-            raise RefusedRequest(f"The request is longer than {MAX_BODY} bytes.", 413)
+        if len(body) > most:
+            raise RefusedRequest(f"The request is longer than {most} bytes.", 413)
     try:
         value = json.loads(body or b"{}")
     except ValueError:

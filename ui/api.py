@@ -31,7 +31,7 @@ from storage.metrics import Point, newest_cursor, points_after, series
 from storage.rollups import Bucket
 from storage.run_list import latest
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import label_routes, memory_view, queue_routes, rollout_routes, run_words
+from ui import lab_routes, label_routes, memory_view, queue_routes, rollout_routes, run_words
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -256,6 +256,7 @@ def build_router(services: Services) -> APIRouter:
     memory_view.add(router, services)
     queue_routes.add(router, services)
     rollout_routes.add(router, services)
+    lab_routes.add(router, services)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:

@@ -1,10 +1,10 @@
-"""The frame: one Blocks with the four areas. Each page builds its own part."""
+"""The frame: one Blocks with its areas. Each page builds its own part."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from ui import chat_page, new_run_page, runs_page, system_page
+from ui import chat_page, lab_page, new_run_page, runs_page, system_page
 from ui.components.module import module
 from ui.services import Services
 
@@ -15,7 +15,7 @@ def build(services: Services) -> gr.Blocks:
         with gr.Tabs(elem_id="bgpo-areas", overflow_behavior="wrap"):
             for name, label, page in (
                 ("runs", "Runs", runs_page), ("new", "New run", new_run_page), ("chat", "Chat", chat_page),
-                ("system", "System", system_page),
+                ("lab", "Lab", lab_page), ("system", "System", system_page),
             ):
                 # the name is in the address (?tab=) and in the button's id, which `live.js` presses
                 with gr.Tab(label, id=name, elem_id=f"area-{name}"):

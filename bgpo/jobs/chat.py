@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bgpo.tasks.base import FiniteTask, Problem, problems
 from bgpo.tasks.registry import TASKS
 
 EXAMPLES_SHOWN = 8
+_LEAST_SHOWN = 5e-5  # probability of a runner-up that rounds to something
 
 
 class ChatError(ValueError):
@@ -84,13 +85,15 @@ class Chat:
 
     def answer(
         self, checkpoint_folder: str, task_name: str, prompt: str, settings: Mapping[str, Any],
-        stopped: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] = lambda: False, locked: Sequence[tuple[int, int | str]] = (),
     ) -> Iterator[dict[str, Any]]:
         """Yields "start", one "step" per denoising step as it is made, then "end"; all of it plain JSON.
 
         Args:
             settings: completion_length, denoising_steps, block_length, temperature, remasking, seed.
             stopped: asked before each step; true ends the answer there.
+            locked: what stands from the start: (position, token id), or (position, text), which takes as many
+                positions as it has tokens. The model writes the rest.
 
         Raises:
             ChatError: for a setting, prompt or checkpoint that cannot be used.
@@ -108,7 +111,7 @@ class Chat:
             try:
                 model = self._load(checkpoint_folder)
                 text = problem.prompt if problem else prompt.strip()
-                yield from _denoise(model, task, problem, text, checked, stopped)
+                yield from _denoise(model, task, problem, text, checked, stopped, locked)
             finally:
                 self._release_later()
 
@@ -140,10 +143,10 @@ class Chat:
             self._busy.release()
 
 
-def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Iterator[dict[str, Any]]:
+def _denoise(model, task, problem, text, settings: ChatSettings, stopped, locked=()) -> Iterator[dict[str, Any]]:
     from bgpo.models.decoding import SamplerSettings
     from bgpo.models.noise import Noise
-    from bgpo.models.sampler import Watch, denoise
+    from bgpo.models.sampler import RUNNERS_UP, Watch, denoise
 
     longest = min(MODELS[model.spec.family].max_completion_length, model.spec.max_length - 1)
     if settings.completion_length > longest:
@@ -152,6 +155,7 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
             f"{longest}.", "completion_length",
         )
     prompt_ids = _prompt(model, task, text, settings)
+    standing = _standing(model, settings.completion_length, locked)
     sampler = SamplerSettings(
         settings.completion_length, settings.denoising_steps, settings.block_length, settings.temperature,
         settings.remasking,
@@ -159,11 +163,12 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped) -> Ite
     yield {
         "kind": "start", "prompt": text, "prompt_tokens": model.pieces(prompt_ids[0].tolist()),
         "length": settings.completion_length, "block_length": settings.block_length,
-        "steps": settings.denoising_steps,
+        "steps": settings.denoising_steps, "locked": _locked_pieces(model, standing),
     }
     start = time.perf_counter()
     event = None
-    for event in denoise(model, prompt_ids, sampler, Noise(settings.seed), watch=Watch(guesses=True)):
+    watch = Watch(guesses=True, entropy=True, runners_up=RUNNERS_UP)
+    for event in denoise(model, prompt_ids, sampler, Noise(settings.seed), locked=standing, watch=watch):
         yield _step(model, event, time.perf_counter() - start)
         if stopped():
             return
@@ -193,7 +198,56 @@ def _step(model, event, seconds: float) -> dict[str, Any]:
         "kind": "step", "step": event.step, "seconds": seconds,
         "commits": _placed(model, fixed, event.ids[0], event.confidence[0]),
         "ghosts": _placed(model, guessed.nonzero()[:, 0].tolist(), event.guess_ids[0], event.guess_confidence[0]),
+        "details": {str(i): _detail(model, event, i) for i in fixed},
     }
+
+
+def _detail(model, event, i: int) -> dict[str, Any]:
+    """What is worth knowing of a token besides its probability: its id, how open the place was, what else fitted."""
+    others = zip(model.pieces(event.runner_up_ids[0, i].tolist()), event.runner_up_confidence[0, i].tolist())
+    return {
+        "id": event.ids[0, i].item(), "entropy": round(event.entropy[0, i].item(), 3),
+        "others": [[piece, round(chance, 4)] for piece, chance in others if chance >= _LEAST_SHOWN],
+    }
+
+
+def _standing(model, length: int, locked: Sequence[tuple[int, int | str]]) -> Any:
+    """(1, length) token ids that stand from the start, masks elsewhere; None without any. Raises ChatError."""
+    if not locked:
+        return None
+    import torch
+
+    ids = torch.full((1, length), model.mask_id, device=model.device)
+    for position, what in locked:
+        tokens = [what] if isinstance(what, int) else _tokens_of(model, what)
+        if position < 0 or position + len(tokens) > length:
+            raise ChatError(
+                f"{what!s:.40} at position {position + 1} does not fit into {length} positions; place it further left "
+                "or give a shorter text.", "locked",
+            )
+        if any(not 0 <= token < model.vocabulary_size or token in model.banned_ids for token in tokens):
+            raise ChatError(f"Position {position + 1} cannot hold {what!s:.40}: that is no token to write.", "locked")
+        ids[0, position : position + len(tokens)] = torch.tensor(tokens, device=model.device)
+    if not (ids == model.mask_id).any():
+        raise ChatError("Every position is fixed, so there is nothing to fill; free some.", "locked")
+    return ids
+
+
+def _tokens_of(model, text: str) -> list[int]:
+    try:
+        tokens = model.text.answer(text)
+    except ValueError as error:
+        raise ChatError(str(error), "locked") from None
+    return tokens[:-1] if tokens and tokens[-1] == model.text.turn_end_id else tokens
+
+
+def _locked_pieces(model, standing: Any) -> list[list[Any]]:
+    """[[position, piece, token id], ...] of the tokens that stood from the start."""
+    if standing is None:
+        return []
+    places = (standing[0] != model.mask_id).nonzero()[:, 0].tolist()
+    ids = standing[0, places].tolist()
+    return [[place, piece, id] for place, piece, id in zip(places, model.pieces(ids), ids)]
 
 
 def _placed(model, positions: list[int], ids, confidence) -> list[list[Any]]:

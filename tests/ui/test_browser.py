@@ -101,6 +101,31 @@ def test_two_clicks_start_a_run_whose_charts_grow_and_keep_their_zoom_and_chat_a
     expect(stage.locator(".ds-verdict")).to_have_text(re.compile("Reward [01]"), timeout=120_000)
     expect(stage.locator(".ds-canvas .ds-chip")).to_have_count(8)
 
+    look_inside(page)
+
+
+def look_inside(page: Page) -> None:
+    """The Lab: two checkpoints side by side, a span written again, a trace taken away and brought back."""
+    page.locator("#area-lab-button").click()
+    lab = page.locator(".bgpo-lab")
+    lab.get_by_role("button", name="Compare with another").click()
+    lab.locator(".checkpoints select").nth(1).select_option(index=2)
+    lab.get_by_role("button", name="Denoise").click()
+    expect(lab.locator(".part")).to_have_count(2)
+    expect(lab.locator(".part header span").nth(1)).to_contain_text("the first")
+    lab.get_by_role("button", name="Remove").nth(1).click()
+    lab.get_by_role("button", name="Denoise").click()
+    expect(lab.locator(".ds-verdict")).to_contain_text("Reward")
+    lab.locator(".ds-chip").nth(1).click()
+    lab.locator(".ds-chip").nth(2).click(modifiers=["Shift"])
+    lab.get_by_role("button", name="Write positions 2 to 3 again").click()
+    expect(lab.locator(".ds-locked")).to_have_count(6)
+    expect(lab.locator(".ds-verdict")).to_contain_text("Reward")
+    with page.expect_download() as saved:
+        lab.get_by_role("button", name="JSON").click()
+    lab.locator("input[type=file]").set_input_files(saved.value.path())
+    expect(lab.locator(".ds-locked")).to_have_count(6)
+
 
 def test_a_run_survives_the_app_and_is_found_again(start_app, page, tmp_path):
     first = start_app()

@@ -13,7 +13,10 @@ const STEPS_PER_SECOND = 6;
 const LONGEST_SHOW_S = 10; // a generation of many passes is shown faster, so that 1x never takes longer than this
 
 export class Stage {
-  /** options: {empty: sentence shown before anything is loaded, live: true in a page that generates}. */
+  /**
+   * options: {empty: sentence shown before anything is loaded, live: true in a page that generates,
+   * shown(step): told of every step that is shown, chosen(positions): told of the positions that are selected}.
+   */
   constructor(element, options = {}) {
     styles("denoise_stage");
     this.options = options;
@@ -24,6 +27,8 @@ export class Stage {
     this.speed = 1;
     this.colour = "confidence";
     this.selected = null;
+    this.anchor = null; // the other end of a selected span
+    this.reference = null; // a trace to mark differences from
     this.note = "";
     this.timer = null;
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -68,7 +73,7 @@ export class Stage {
     this.shown = 0;
     this.shownAt = 0;
     this.playing = false;
-    this.selected = null;
+    this.selected = this.anchor = null;
     this.note = "";
     this.waiting = false;
     this.action = null;
@@ -117,6 +122,36 @@ export class Stage {
     this.shown = step;
     this.shownAt = performance.now();
     this.update();
+    this.options.shown?.(step);
+  }
+
+  /** Shows what another stage shows, and tells nobody. */
+  follow(step) {
+    this.playing = false;
+    clearTimeout(this.timer);
+    this.shown = Math.min(Math.max(0, step), this.trace.last);
+    this.update();
+  }
+
+  /** Marks where this differs from another trace; null: not any more. */
+  compareWith(trace) {
+    this.reference = trace;
+    if (!trace && this.colour === "change") this.colour = "confidence";
+    this.update();
+  }
+
+  /** The selected positions, in order. */
+  get span() {
+    if (this.selected === null) return [];
+    const [low, high] = [Math.min(this.selected, this.anchor ?? this.selected), Math.max(this.selected, this.anchor ?? this.selected)];
+    return Array.from({ length: high - low + 1 }, (_, i) => low + i);
+  }
+
+  choose(position, extend) {
+    this.anchor = extend && this.selected !== null ? this.anchor ?? this.selected : null;
+    this.selected = !extend && this.selected === position ? null : position;
+    this.update();
+    this.options.chosen?.(this.span);
   }
 
   // ---- building ---------------------------------------------------------------------------------------------------
@@ -139,7 +174,7 @@ export class Stage {
   }
 
   buildColours() {
-    this.colourButtons = [["confidence", "Confidence"], ["order", "Order"]].map(([name, label]) => el("button", {
+    this.colourButtons = [["confidence", "Confidence"], ["order", "Order"], ["change", "Change"]].map(([name, label]) => el("button", {
       type: "button", "data-name": name, on: { click: () => { this.colour = name; this.update(); } },
     }, label));
     this.legend = el("span", { class: "ds-legend" },
@@ -204,7 +239,7 @@ export class Stage {
     cell.root = el("span", { class: "ds-chip", role: "listitem", on: {
       pointerenter: () => { this.hovered = position; this.updateReadout(); },
       pointerleave: () => { this.hovered = null; this.updateReadout(); },
-      click: () => { this.selected = this.selected === position ? null : position; this.update(); },
+      click: (event) => this.choose(position, event.shiftKey),
     } }, cell.token, cell.caption);
     return cell;
   }
@@ -239,17 +274,21 @@ export class Stage {
   drawCells(cells) {
     const tail = this.trace.tail(cells);
     const spread = Math.max(1, this.trace.total - 1);
+    const span = new Set(this.span);
+    const others = this.reference?.canvas(this.reference.last) ?? [];
     cells.forEach((cell, position) => {
       const { root, token, caption } = this.cells[position];
       const filled = cell.token !== undefined;
-      const share = this.colour === "order" ? (cell.step - 1) / spread : cell.confidence ?? 0.5;
+      const differs = filled && others.length > 0 && others[position]?.token !== cell.token;
+      const share = this.colour === "order" ? Math.max(0, cell.step - 1) / spread : this.colour === "change" ? Number(!differs) : cell.confidence ?? 0.5;
       setText(token, filled ? visible(cell.token) : cell.ghost === undefined ? "" : visible(cell.ghost));
       setText(caption, this.caption(cell));
       token.style.opacity = filled ? "" : Math.max(cell.probability ?? 0, 0.05);
       root.style.setProperty("--x", filled ? `${Math.round(share * 100)}%` : "0%");
       root.className = ["ds-chip", filled ? "ds-filled" : "ds-mask", root.classList.contains("ds-block") ? "ds-block" : "",
         filled && cell.step === this.shown ? "ds-new" : "", (cell.token ?? cell.ghost) === END_TOKEN ? "ds-end" : "",
-        this.selected === position ? "ds-selected" : "", position >= cells.length - tail ? "ds-folded" : ""].join(" ");
+        span.has(position) ? "ds-selected" : "", differs ? "ds-differs" : "",
+        this.trace.locked.has(position) && cell.step === 0 ? "ds-locked" : "", position >= cells.length - tail ? "ds-folded" : ""].join(" ");
       root.setAttribute("aria-label", this.cellWords(cell, position));
     });
     setText(this.fold, tail ? `end \u00d7 ${tail}` : "");
@@ -257,11 +296,13 @@ export class Stage {
 
   caption(cell) {
     if (cell.token === undefined) return cell.ghost === undefined ? "" : percent(cell.probability);
+    if (cell.step === 0) return "fixed";
     return this.colour === "order" ? `step ${cell.step}` : cell.confidence === null ? "" : percent(cell.confidence);
   }
 
   cellWords(cell, position) {
     const place = `Position ${position + 1}`;
+    if (cell.token !== undefined && cell.step === 0) return `${place}: ${visible(cell.token)}, fixed from the start`;
     if (cell.token !== undefined) {
       return `${place}: ${visible(cell.token)}, filled at step ${cell.step}`
         + (cell.confidence === null ? "" : `, confidence ${percent(cell.confidence)}`);
@@ -277,6 +318,11 @@ export class Stage {
     const final = cell && this.trace.history.get(position)?.at(-1);
     this.readout.replaceChildren(cell ? this.cellWords(cell, position) : this.trace.start
       ? "Point at a token, or choose one with the up and down keys." : "");
+    const detail = cell?.token === undefined || cell.step === 0 ? null : this.trace.details.get(position);
+    if (detail) {
+      const others = detail.others.map(([token, chance]) => `${visible(token)} ${percent(chance)}`).join(", ");
+      this.readout.append(`, entropy ${Number(detail.entropy.toFixed(2))} nats`, others ? `; next best: ${others}` : "");
+    }
     if (cell && final && final.step !== this.shown && this.selected === position) {
       this.readout.append(" ", el("button", { type: "button", class: "ds-jump", on: { click: () => {
         this.seek(final.step);
@@ -317,10 +363,14 @@ export class Stage {
     this.playButton.classList.toggle("ds-playing", this.playing);
     this.playButton.setAttribute("aria-label", this.playing ? "Pause" : "Play");
     this.playButton.title = this.playing ? "Pause (space)" : "Play (space)";
-    for (const button of this.colourButtons) button.setAttribute("aria-pressed", button.dataset.name === this.colour);
+    for (const button of this.colourButtons) {
+      button.setAttribute("aria-pressed", button.dataset.name === this.colour);
+      if (button.dataset.name === "change") button.hidden = !this.reference;
+    }
     this.root.dataset.colour = this.colour;
-    setText(this.legendLow, this.colour === "order" ? "first" : "unsure");
-    setText(this.legendHigh, this.colour === "order" ? "last" : "sure");
+    const [low, high] = { order: ["first", "last"], change: ["differs", "same"] }[this.colour] ?? ["unsure", "sure"];
+    setText(this.legendLow, low);
+    setText(this.legendHigh, high);
   }
 
   writeText() {
@@ -345,13 +395,14 @@ export class Stage {
     if (inControl && (event.key === " " || event.target.matches("select, input"))) return;
     const choose = (by) => {
       const length = this.trace.length;
-      this.selected = this.selected === null ? (by > 0 ? 0 : length - 1) : (this.selected + by + length) % length;
-      this.update();
+      const next = this.selected === null ? (by > 0 ? 0 : length - 1) : (this.selected + by + length) % length;
+      if (!event.shiftKey) this.selected = null; // or the same one would be let go of
+      this.choose(next, event.shiftKey);
     };
     const actions = {
       ArrowLeft: () => this.seek(this.shown - 1), ArrowRight: () => this.seek(this.shown + 1),
       Home: () => this.seek(0), End: () => this.seek(this.trace.last), " ": () => (this.playing ? this.pause() : this.play()),
-      ArrowDown: () => choose(1), ArrowUp: () => choose(-1), Escape: () => { this.selected = null; this.update(); },
+      ArrowDown: () => choose(1), ArrowUp: () => choose(-1), Escape: () => { if (this.selected !== null) this.choose(this.selected, false); },
     };
     if (!actions[event.key]) return;
     event.preventDefault();

@@ -1,6 +1,7 @@
 // The scrubber of the denoising stage: commits per step as bars, masks left as a line, the step as a cursor on both.
 
 import { el, setText, svg } from "/assets/dom.js";
+import { plural } from "/assets/denoise_trace.js";
 
 const HEIGHT = 40;
 
@@ -14,8 +15,9 @@ export class Strip {
       on: { input: () => seek(Number(this.range.value)) } });
     this.masks = el("span", { class: "ds-masks" });
     this.commits = el("span", { class: "ds-commits" });
+    this.passes = el("span");
     this.element = el("div", { class: "ds-strip" },
-      el("div", { class: "ds-scrub" }, this.plot, this.range), el("p", { class: "ds-counts" }, this.masks, this.commits));
+      el("div", { class: "ds-scrub" }, this.plot, this.range), el("p", { class: "ds-counts" }, this.masks, this.commits, this.passes));
   }
 
   layout(trace) {
@@ -36,6 +38,8 @@ export class Strip {
     this.range.setAttribute("aria-valuetext", ready ? `Step ${shown}, ${masks} masks left` : "");
     setText(this.masks, ready ? `${masks} masked` : "");
     setText(this.commits, ready ? `${commits} filled at this step` : "");
+    const written = ready ? trace.length - masks - trace.locked.size : 0;
+    setText(this.passes, written > 0 && shown > 0 ? `${plural(Number((shown / written).toFixed(2)), "pass", "passes")} per token so far` : "");
   }
 
   plotSteps(trace) {

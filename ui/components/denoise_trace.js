@@ -11,11 +11,16 @@ export class Trace {
     this.commits = [[]];    // per step: [[position, token, confidence], ...]
     this.ghosts = [[]];     // per step: the current guess of every position still masked, same shape
     this.seconds = [null];    // per step: seconds since the first one began, or null in a stored trace
+    this.details = new Map(); // position -> {id, entropy, others: [[token, probability], ...]} of its last commit
+    this.locked = new Map();  // position -> [token, id] of what stood from the start
     this.history = new Map(); // position -> [{step, token, confidence}, ...] in order
   }
 
   add(event) {
-    if (event.kind === "start") this.start = event;
+    if (event.kind === "start") {
+      this.start = event;
+      for (const [position, token, id] of event.locked ?? []) this.locked.set(position, [token, id]);
+    }
     else if (event.kind === "step") this.addStep(event);
     else if (["end", "stopped", "error"].includes(event.kind)) this.end = event;
   }
@@ -25,10 +30,20 @@ export class Trace {
     this.commits[step] = event.commits ?? [];
     this.ghosts[step] = event.ghosts ?? [];
     this.seconds[step] = event.seconds ?? null;
+    for (const [position, detail] of Object.entries(event.details ?? {})) this.details.set(Number(position), detail);
     for (const [position, token, confidence] of this.commits[step]) {
       if (!this.history.has(position)) this.history.set(position, []);
       this.history.get(position).push({ step, token, confidence: confidence ?? null });
     }
+  }
+
+  /** The token ids after `step` steps as [[position, id], ...]; null where some token came without its id. */
+  ids(step) {
+    const found = [...this.locked].map(([position, [, id]]) => [position, id]);
+    for (const [position, commits] of this.history) {
+      if (commits.some((commit) => commit.step <= step)) found.push([position, this.details.get(position)?.id]);
+    }
+    return found.every(([, id]) => Number.isInteger(id)) ? found : null;
   }
 
   /** Steps received so far. */
@@ -47,6 +62,7 @@ export class Trace {
     for (const [position, token, probability] of this.ghosts[step] ?? []) {
       if (cells[position]) cells[position] = { ghost: token, probability };
     }
+    for (const [position, [token]] of this.locked) if (cells[position]) cells[position] = { token, confidence: null, step: 0 };
     for (const [position, commits] of this.history) {
       const shown = commits.findLast((commit) => commit.step <= step);
       if (shown && cells[position]) cells[position] = shown;

@@ -3,6 +3,7 @@
 import { el, figure, get, setText } from "/assets/dom.js";
 import { eventsOfStored } from "/assets/denoise_trace.js";
 import { Stage } from "/assets/denoise_stage.js";
+import { openArea, writeUrl } from "/assets/live.js";
 
 const SHORT = 18; // characters; longer completions get wide cells of several lines
 
@@ -75,6 +76,7 @@ export class GroupCard {
     setText(this.verdict, `Reward ${figure(row.reward)}`);
     setText(this.reason, row.reason);
     this.parts.replaceChildren(...partRows(row));
+    this.lab.href = `?tab=lab&rollout=${this.run}-${row.step}-${row.problem}-${row.index}`;
     try {
       const { trace } = await get(`/api/runs/${this.run}/rollouts/trace?step=${row.step}&problem=${row.problem}&completion=${row.index}`);
       if (this.opened === row.index) this.stage.load(eventsOfStored({ ...row, trace }), { play: true });
@@ -90,9 +92,18 @@ export class GroupCard {
     this.reason = el("p", { class: "reason" });
     this.parts = el("dl", { class: "parts" });
     const stage = el("div", { class: "stage" });
-    this.detail.append(el("div", { class: "facts" }, this.verdict, this.text, this.reason, this.parts), stage);
+    this.lab = el("a", { class: "bgpo-button small", text: "Open in the Lab", on: { click: (event) => openHere(event, this.lab.search) } });
+    this.detail.append(el("div", { class: "facts" }, el("div", { class: "top" }, this.verdict, this.lab), this.text, this.reason, this.parts), stage);
     this.stage = new Stage(stage);
   }
+}
+
+// The link works on its own (in a new tab, too); a plain click needs no reload.
+function openHere(event, search) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  writeUrl(Object.fromEntries(new URLSearchParams(search)));
+  openArea("lab");
 }
 
 export function verdictOf(row) {

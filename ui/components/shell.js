@@ -3,7 +3,7 @@
 import { live, openArea, writeUrl } from "/assets/live.js";
 import { keys } from "/assets/keys.js";
 
-const AREAS = ["runs", "new", "chat", "system"];
+const AREAS = ["runs", "new", "chat", "lab", "system"];
 
 export function storedTheme() {
   try { return localStorage.getItem("bgpo-theme"); } catch { return null; }

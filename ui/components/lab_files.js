@@ -1,0 +1,37 @@
+// Traces as files: saved as JSON, as a player without a network, as a GIF; read back from JSON.
+
+import { el } from "/assets/dom.js";
+
+const MOST_BYTES = 4 * 2 ** 20;
+
+export async function saved(kind, events) {
+  if (kind === "json") { download(new Blob([JSON.stringify({ bgpo_trace: 1, events }, null, 1)], { type: "application/json" }), "denoising.json"); return; }
+  const response = await fetch(kind === "gif" ? "/api/lab/gif" : "/api/lab/player", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ events }) });
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error || `The app answered with status ${response.status}.`);
+  download(await response.blob(), kind === "gif" ? "denoising.gif" : "denoising.html");
+}
+
+/** The events in an exported file. Throws an Error whose message is a sentence. */
+export async function shownFile(file) {
+  if (file.size > MOST_BYTES) throw new Error(`${file.name} is larger than 4 MB, so it is no trace that was exported here.`);
+  let value;
+  try {
+    value = JSON.parse(await file.text());
+  } catch {
+    throw new Error(`${file.name} is not JSON; choose a trace that was exported here as JSON.`);
+  }
+  const events = value?.events;
+  const whole = Array.isArray(events) && events[0]?.kind === "start" && Number.isInteger(events[0].length) && events[0].length > 0 && events[0].length <= 4096
+    && events.every((event) => event && typeof event === "object" && (event.kind !== "step" || (Number.isInteger(event.step) && Array.isArray(event.commits)
+      && event.commits.every((item) => Array.isArray(item) && Number.isInteger(item[0]) && typeof item[1] === "string"))));
+  if (!whole) throw new Error(`${file.name} holds no trace; choose one that was exported here as JSON.`);
+  return events;
+}
+
+function download(blob, name) {
+  const link = el("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

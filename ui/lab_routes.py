@@ -1,0 +1,131 @@
+"""Routes of the denoising lab: checkpoints to choose from, a denoising as it happens, and traces to take away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from bgpo.config import TrainConfig
+from bgpo.jobs.chat import ChatError
+from bgpo.tasks.registry import TASKS
+from storage.checkpoints import Checkpoint, all_checkpoints
+from storage.runs import list_runs
+from ui.answers import RefusedRequest, body_of, json_answer
+from ui.chat_page import checkpoint_choices, divisors
+from ui.run_words import config_of
+from ui.services import Services
+from ui.trace_gif import gif
+from ui.trace_player import BadTrace, check_events, player
+
+MAX_TRACE = 4 * 2**20  # bytes
+EXAMPLES = 6
+
+
+def add(router: APIRouter, services: Services) -> None:
+    """Adds the routes to the API's router."""
+
+    @router.get("/lab/checkpoints")
+    def checkpoints(request: Request) -> Response:
+        return json_answer(request, choices(services))
+
+    @router.post("/lab/denoise")
+    async def denoise(request: Request) -> Response:
+        body = await body_of(request)
+        checkpoint, config = await run_in_threadpool(find, services, body.get("checkpoint"))
+        events = lines(answer(services, checkpoint, config, body))
+        return StreamingResponse(events, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+
+    @router.post("/lab/player")
+    async def to_player(request: Request) -> Response:
+        events = traced(await body_of(request, MAX_TRACE))
+        return attachment(player(events).encode(), "text/html; charset=utf-8", "denoising.html")
+
+    @router.post("/lab/gif")
+    async def to_gif(request: Request) -> Response:
+        events = traced(await body_of(request, MAX_TRACE))
+        return attachment(await run_in_threadpool(gif, events), "image/gif", "denoising.gif")
+
+
+def choices(services: Services) -> list[dict[str, Any]]:
+    """Every checkpoint that can be asked, newest first, with its task's examples and its run's sampler settings."""
+    found = all_checkpoints(services.db)
+    runs = list_runs(services.db)
+    words = dict((id, label) for label, id in checkpoint_choices(runs, found))
+    configs = {run.id: config for run in runs if (config := config_of(run))}
+    by_id = {checkpoint.id: checkpoint for checkpoint in found}
+    return [
+        {
+            "id": id, "label": label, "task": configs[by_id[id].run_id].task,
+            "placeholder": TASKS[configs[by_id[id].run_id].task].placeholder,
+            "settings": settings_of(configs[by_id[id].run_id]),
+            "blocks": divisors(configs[by_id[id].run_id].completion_length),
+        }
+        for id, label in words.items()
+    ]
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "completion_length": config.completion_length, "denoising_steps": config.denoising_steps,
+        "block_length": config.block_length, "temperature": 0, "remasking": config.eval_remasking, "seed": 0,
+    }
+
+
+def find(services: Services, checkpoint_id: Any) -> tuple[Checkpoint, TrainConfig]:
+    """Raises RefusedRequest when it is gone or its run's config cannot be read."""
+    runs = {run.id: run for run in list_runs(services.db)}
+    for checkpoint in all_checkpoints(services.db):
+        run = runs.get(checkpoint.run_id)
+        if checkpoint.id == checkpoint_id and run and (config := config_of(run)):
+            return checkpoint, config
+    raise RefusedRequest("This checkpoint does not exist; it may have been deleted. Choose another.", 404)
+
+
+def answer(
+    services: Services, checkpoint: Checkpoint, config: TrainConfig, body: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The events of one denoising; a refusal is its last event, so that what was made before it is kept."""
+    settings, prompt = body.get("settings"), body.get("prompt")
+    try:
+        if not isinstance(settings, dict) or not isinstance(prompt, str):
+            raise ChatError("The request needs a prompt and settings.")
+        yield from services.chat.answer(
+            checkpoint.folder, config.task, prompt, settings, locked=locks(body.get("locked", []))
+        )
+    except ChatError as error:
+        yield {"kind": "error", "message": str(error), "field": error.field}
+
+
+def locks(given: Any) -> list[tuple[int, int | str]]:
+    """`[[position, token id or text], ...]` as the page sends it. Raises ChatError."""
+    def plain(item: Any) -> bool:
+        if not (isinstance(item, list) and len(item) == 2 and type(item[0]) is int):
+            return False
+        return type(item[1]) is int or (isinstance(item[1], str) and 0 < len(item[1]) <= 2000)
+
+    if not isinstance(given, list) or not all(plain(item) for item in given):
+        raise ChatError("locked must be a list of [position, token id or text].", "locked")
+    return [(position, what) for position, what in given]
+
+
+def lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    """One JSON object a line, each sent as it is made; the generator is closed when the browser goes away."""
+    for event in events:
+        yield json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def traced(body: dict[str, Any]) -> list[dict[str, Any]]:
+    try:
+        return check_events(body.get("events"))
+    except BadTrace as error:
+        raise RefusedRequest(str(error), 422) from None
+
+
+def attachment(content: bytes, media_type: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+    return Response(content, media_type=media_type, headers=headers)
