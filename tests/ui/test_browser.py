@@ -112,7 +112,7 @@ def look_inside(page: Page) -> None:
     lab.locator(".checkpoints select").nth(1).select_option(index=2)
     lab.get_by_role("button", name="Denoise").click()
     expect(lab.locator(".part")).to_have_count(2)
-    expect(lab.locator(".part header span").nth(1)).to_contain_text("the first")
+    expect(lab.locator(".part > header span").nth(1)).to_contain_text("the first")
     lab.get_by_role("button", name="Remove").nth(1).click()
     lab.get_by_role("button", name="Denoise").click()
     expect(lab.locator(".ds-verdict")).to_contain_text("Reward")
