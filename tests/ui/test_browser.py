@@ -11,11 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 
 from bgpo.jobs import runner
+from bgpo.models.checkpoints import TrainingState, save_checkpoint
+from bgpo.models.tiny import build_tiny
 from bgpo.presets import PRESETS
 from storage.alerts import Alert
+from storage.checkpoints import add_checkpoint
 from storage.completions import Completion
 from storage.database import Database, open_database, sqlite_url
 from storage.metrics import Point, Progress, flush
@@ -101,15 +105,18 @@ def test_two_clicks_start_a_run_whose_charts_grow_and_keep_their_zoom_and_chat_a
     expect(stage.locator(".ds-verdict")).to_have_text(re.compile("Reward [01]"), timeout=120_000)
     expect(stage.locator(".ds-canvas .ds-chip")).to_have_count(8)
 
-    look_inside(page)
 
-
-def look_inside(page: Page) -> None:
-    """The Lab: two checkpoints side by side, a span written again, a trace taken away and brought back."""
-    page.locator("#area-lab-button").click()
+def test_the_lab_compares_writes_again_and_takes_traces_away_and_back(app, db, page, tmp_path):
+    run = failed_run(app, db, "lab")
+    for seed in (0, 1):
+        folder = tmp_path / f"step-{seed}"
+        model = build_tiny(torch.Generator().manual_seed(seed))
+        save_checkpoint(folder, model, TrainingState("training", seed, 1.0, 1), None)
+        add_checkpoint(db, run.id, seed, "evaluation", str(folder), 0.5)
+    page.goto(f"{app.url}/?tab=lab")
     lab = page.locator(".bgpo-lab")
     lab.get_by_role("button", name="Compare with another").click()
-    lab.locator(".checkpoints select").nth(1).select_option(index=2)
+    expect(lab.locator(".checkpoints select")).to_have_count(2)
     lab.get_by_role("button", name="Denoise").click()
     expect(lab.locator(".part")).to_have_count(2)
     expect(lab.locator(".part > header span").nth(1)).to_contain_text("the first")
