@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 import gradio as gr
 
-from bgpo.config import KNOBS, ConfigError
-from bgpo.jobs import control
+from bgpo.config import KNOBS, ConfigError, TrainConfig
+from bgpo.jobs import control, sweeps
 from bgpo.jobs.lineage import origin
 from bgpo.presets import PRESETS
 from storage.database import StorageError
-from storage.runs import list_runs
-from ui import config_form
+from storage.runs import Run, list_runs
+from storage.settings import cpu_slots
+from ui import config_form, launch_options
 from ui.components.launch_card import launch_card, preset_cards, preset_choice, review
 from ui.services import Services
 from ui.tabs import on_open
@@ -48,15 +50,17 @@ class NewRunPage:
                     label="Name", placeholder="Left empty, the run is named after its knobs", max_lines=1,
                     max_length=control.NAME_LIMIT, elem_id="new-run-name",
                 )
+                self.options = launch_options.build()
                 self.start = gr.Button("Start", variant="primary", elem_id="new-run-start")
                 self.card = launch_card()
         self.started = gr.Number(0, visible=False)
         self._connect()
 
     def _connect(self) -> None:
-        everything = {self.preset, self.name, *self.controls.values()}
+        everything = {self.preset, self.name, *self.controls.values(), *self.options.values()}
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        gr.on(config_form.edits(self.controls.values()), self.edited, everything, self.card, queue=False,
+        options = [option.change for option in self.options.values()]
+        gr.on([*config_form.edits(self.controls.values()), *options], self.edited, everything, self.card, queue=False,
               trigger_mode="always_last", **quiet)
         controls = list(self.controls.values())
         filled = [self.preset, self.cards, self.card, *controls]
@@ -67,7 +71,7 @@ class NewRunPage:
         )
 
     def edited(self, given: dict[Any, Any]) -> dict[str, Any]:
-        return self._review(self._values(given), given[self.preset])
+        return self._review(self._values(given), given[self.preset], options=self._options(given))
 
     def preset_chosen(self, event: gr.EventData) -> list[Any]:
         name = event.preset if getattr(event, "preset", None) in PRESETS else next(iter(PRESETS))
@@ -84,16 +88,25 @@ class NewRunPage:
         return [search, wanted.preset, preset_choice(wanted.preset), card, *self._shown(wanted.values)]
 
     def start_pressed(self, given: dict[Any, Any]) -> tuple[int, dict[str, Any]]:
-        """Queues the run, or says why not; a form with a problem starts nothing."""
-        values, preset = self._values(given), given[self.preset]
+        """Queues the run or the sweep, or says why not; a form with a problem starts nothing."""
+        values, preset, options = self._values(given), given[self.preset], self._options(given)
         try:
-            config = config_form.read(values)
-            run = control.submit(self.services.db, config, self.services.runs_folder, given[self.name])
+            run = self._launch(config_form.read(values), options, given[self.name])
         except ConfigError:
-            return 0, self._review(values, preset)
-        except (control.ControlError, StorageError) as error:
-            return 0, self._review(values, preset, refused=str(error))
-        return run.id, self._review(values, preset)
+            return 0, self._review(values, preset, options=options)
+        except (control.ControlError, StorageError, ValueError) as error:
+            return 0, self._review(values, preset, refused=str(error), options=options)
+        return run.id, self._review(values, preset, options=options)
+
+    def _launch(self, config: TrainConfig, options: Mapping[str, Any], name: str) -> Run:
+        choice = launch_options.read(options, time.time())
+        db, folder = self.services.db, self.services.runs_folder
+        if choice.lines:
+            return sweeps.launch(db, config, choice.lines, choice.samples, folder, name, **choice.place)[0]
+        return control.submit(db, config, folder, name, **choice.place)
+
+    def _options(self, given: Mapping[Any, Any]) -> dict[str, Any]:
+        return {name: given.get(component, component.value) for name, component in self.options.items()}
 
     def _values(self, given: Mapping[Any, Any]) -> dict[str, Any]:
         return {name: given[component] for name, component in self.controls.items()}
@@ -101,10 +114,23 @@ class NewRunPage:
     def _shown(self, values: Mapping[str, Any]) -> list[Any]:
         return [values[name] for name in self.controls]
 
-    def _review(self, values: Mapping[str, Any], preset: str, **more: Any) -> dict[str, Any]:
-        statuses = [run.status for run in list_runs(self.services.db)]
+    def _review(
+        self, values: Mapping[str, Any], preset: str, options: Mapping[str, Any] | None = None, refused: str = "",
+        **more: Any,
+    ) -> dict[str, Any]:
+        runs, slots = list_runs(self.services.db), cpu_slots(self.services.db)
+        group: list[str] = []
+        if options is not None:
+            try:
+                config, now = config_form.read(values), time.time()
+                group = launch_options.preview(config, launch_options.read(options, now), runs, slots, now)
+            except ConfigError:
+                pass  # the fields say so
+            except ValueError as error:
+                refused = refused or str(error)
+        statuses, url = [run.status for run in runs], self.services.database_url
         more = {"check": lambda config: origin(self.services.db, config)} | more
-        return review(values, preset, self.services.database_url, statuses, **more)
+        return review(values, preset, url, statuses, refused=refused, slots=slots, group=group, **more)
 
 
 def build(services: Services) -> None:

@@ -15,6 +15,7 @@ from storage.alerts import alert_counts
 from storage.labels import Labels, labels_of
 from storage.run_list import bests, latest, sparkline
 from storage.runs import Run, list_runs
+from storage.sweeps import sweep_names
 from ui import run_words
 from ui.services import Services
 
@@ -29,6 +30,7 @@ class _Source:
     run: Run
     alerts: tuple[tuple[str, int], ...]
     labels: Labels
+    sweep: str
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,12 @@ class RunSummaries:
     def _fresh(self) -> dict[int, _Shown]:
         runs = {run.id: run for run in list_runs(self._db)}
         alerts, labels = alert_counts(self._db, list(runs)), labels_of(self._db)
+        sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
         sources = {
-            id: _Source(run, tuple(sorted(alerts[id].items())), labels.get(id, Labels())) for id, run in runs.items()
+            id: _Source(
+                run, tuple(sorted(alerts[id].items())), labels.get(id, Labels()), sweeps.get(run.sweep_id, "")
+            )
+            for id, run in runs.items()
         }
         stale = [id for id, source in sources.items() if id not in self._known or self._known[id].source != source]
         if stale:
@@ -94,7 +100,7 @@ class RunSummaries:
             item = summary(
                 sources[id].run, now.get(id, {}), sparks.get(id, []), best.get(id), _before(runs[id], runs),
                 Counter(dict(sources[id].alerts)), sources[id].labels,
-            )
+            ) | {"sweep_name": sources[id].sweep}
             self._known[id] = _Shown(sources[id], item, zlib.crc32(json.dumps(item, sort_keys=True).encode()))
 
 

@@ -28,6 +28,7 @@ function parts(value, form) {
   return [
     el("p", { class: "lc-starts" }, value.starts),
     ...notes,
+    value.group?.length ? el("ul", { class: "lc-group" }, ...value.group.map((line) => el("li", {}, line))) : null,
     el("ul", { class: "lc-plan" }, ...value.plan.map((line) => el("li", {}, line))),
     el("h3", { class: "bgpo-eyebrow" }, `Changed from \u201c${value.preset}\u201d`),
     value.changes.length

@@ -36,18 +36,20 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 def review(
     values: Mapping[str, Any], preset: str, database_url: str, statuses: Sequence[str],
     notes: Sequence[str] = (), refused: str = "", slots: int = 1,
-    check: Callable[[TrainConfig], object] = lambda config: None,
+    check: Callable[[TrainConfig], object] = lambda config: None, group: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
     Args:
         statuses: of all runs, for the queue.
         notes: sentences on what an address asked for in vain.
-        refused: why the last press of Start came to nothing.
+        refused: why the last press of Start came to nothing, or the next one would.
+        group: sentences on when it starts, how long it takes, and the sweep that it is.
         check: what only the app can judge, such as whether a run has a checkpoint; raises ConfigError.
     """
     shown: dict[str, Any] = {
         "prefix": config_form.FIELD, "names": list(KNOBS), "problems": {}, "notes": list(notes), "refused": refused,
+        "group": list(group),
         "labels": {name: config_form.label(knob) for name, knob in KNOBS.items()},
         "folds": {name: config_form.fold_title(knob.group) for name, knob in KNOBS.items() if knob.rare},
     }

@@ -76,11 +76,12 @@ export const GROUPINGS = {
   status: { label: "Status", of: (run) => [run.word] },
   task: { label: "Task", of: (run) => [run.task || "unknown"] },
   tag: { label: "Tag", of: (run) => (run.tags.length ? run.tags.map((tag) => `#${tag}`) : ["no tag"]) },
+  sweep: { label: "Sweep", of: (run) => [run.sweep_name || "no sweep"] },
   parent: { label: "Parent", of: (run) => [run.parent ? `from run ${run.parent}` : "no parent"] },
 };
 
 export function grouped(runs, by, knob) {
-  if (!by) return [{ key: "", title: "", runs }];
+  if (!by) return withSweeps(runs);
   const groups = new Map();
   for (const run of runs) {
     const titles = GROUPINGS[by] ? GROUPINGS[by].of(run) : [shown(knob(run, by))];
@@ -90,6 +91,22 @@ export function grouped(runs, by, knob) {
   if (GROUPINGS[by]) return found;
   const value = (group) => knob(group.runs[0], by);
   return found.sort((a, b) => (typeof value(a) === "number" && typeof value(b) === "number" ? value(a) - value(b) : a.title.localeCompare(b.title)));
+}
+
+// Ungrouped, a sweep is one line, where the first of its runs would stand; the runs around it have no heading.
+function withSweeps(runs) {
+  const found = [], sweeps = new Map();
+  for (const run of runs) {
+    const last = found[found.length - 1];
+    if (run.sweep === null || run.sweep === undefined) {
+      if (last && !last.title) last.runs.push(run); else found.push({ key: `runs from ${run.id}`, title: "", runs: [run] });
+    } else if (sweeps.has(run.sweep)) sweeps.get(run.sweep).runs.push(run);
+    else {
+      sweeps.set(run.sweep, { key: `sweep ${run.sweep}`, title: run.sweep_name || `Sweep ${run.sweep}`, runs: [run], sweep: true });
+      found.push(sweeps.get(run.sweep));
+    }
+  }
+  return found.length ? found : [{ key: "", title: "", runs }];
 }
 
 export function shown(value) {

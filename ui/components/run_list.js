@@ -24,6 +24,7 @@ class RunList {
     this.rows = new Map();
     this.heads = new Map();
     this.folded = new Set();
+    this.seen = new Set(); // sweeps, which are folded at first
     this.cursor = null;
     this.read();
     this.count = el("h2", { class: "bgpo-eyebrow" });
@@ -66,6 +67,7 @@ class RunList {
     const listed = all.filter((run) => run.archived === this.archived || GOING.has(run.status) || live.selected.includes(run.id));
     const runs = listed.filter((run) => matches(run, wanted, knob, names));
     const groups = grouped(sorted(runs, this.order), this.by, knob);
+    for (const group of groups) if (group.sweep && !this.seen.has(group.key)) { this.seen.add(group.key); this.folded.add(group.key); }
     this.shown = groups.flatMap((group) => (this.folded.has(group.key) ? [] : group.runs));
     this.drawControls(all, names, knob);
     const of = listed.length;
@@ -186,7 +188,9 @@ class GroupHead {
     this.ids = group.runs.map((run) => run.id);
     setText(this.title, group.title);
     const best = Math.max(...group.runs.map((run) => run.best ?? -Infinity));
-    setText(this.words, `${group.runs.length}${Number.isFinite(best) ? `, best ${figure(best)}` : ""}`);
+    const ended = group.runs.filter((run) => ["finished", "stopped", "failed"].includes(run.status)).length;
+    const count = group.sweep ? `${ended} of ${group.runs.length} runs ended` : group.runs.length;
+    setText(this.words, `${count}${Number.isFinite(best) ? `, best ${figure(best)}` : ""}`);
     this.button.setAttribute("aria-expanded", String(!folded));
     this.all.setAttribute("aria-label", `Compare the runs of ${group.title}`);
     this.all.hidden = group.runs.length < 2;
