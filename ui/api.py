@@ -323,6 +323,8 @@ def preset_cards(query: dict[str, str]) -> list[dict[str, Any]]:
     values = {name: value for name, value in query.items() if name in KNOBS}
     cards = []
     for preset in PRESETS.values():
+        if preset.needs_gpu and query.get("preset") != preset.name:
+            continue  # the New run page has them; a first screen is for what starts at once
         card: dict[str, Any] = {"name": preset.name, "title": preset.title, "summary": preset.summary, "values": {}}
         config, problems = preset.config(), []
         if values and query.get("preset", preset.name) == preset.name:

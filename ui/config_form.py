@@ -224,13 +224,8 @@ def plan_words(config: TrainConfig) -> list[str]:
     estimates = f"{_count(completions * c.mc_samples, 'ELBO estimate')} per step"
     held = OBJECTIVES[c.objective].memory if c.objective in OBJECTIVES else "by the rules of objective_file"
     evaluations = 1 + math.ceil(c.train_steps / c.eval_every)
-    warm = f"{_count(c.warmup_steps, 'supervised step')} of warm start, skipped where the same one was made before."
-    if c.start_from:
-        warm = f"Starts from {c.start_from}; no warm start."
-    elif not c.warmup_steps:
-        warm = "No warm start: the model begins with random weights."
     return [
-        warm,
+        _beginning(c),
         f"{_count(c.train_steps, 'training step')} of {batch}.",
         f"{estimates} ({_count(c.mc_samples, 'mask draw')} each), {held}.",
         f"{_count(evaluations, 'held-out evaluation')} on {c.eval_problems} problems, each with a checkpoint.",
@@ -247,6 +242,17 @@ def _finetune_words(c: TrainConfig) -> list[str]:
         f"{_count(evaluations, 'measurement')} of the loss on the {c.validation_share:.1%} of examples kept back, each "
         "with a checkpoint.",
     ]
+
+
+def _beginning(c: TrainConfig) -> str:
+    if c.start_from:
+        return f"Starts from {c.start_from}; no warm start."
+    built_in = MODELS[c.model].built_in
+    begins = "random weights" if built_in else f"the weights of {c.model_path}, downloaded if they are not here yet"
+    if not c.warmup_steps:
+        return f"No warm start: the model begins with {begins}."
+    warm = f"{_count(c.warmup_steps, 'supervised step')} of warm start"
+    return f"{warm}, skipped where the same one was made before." if built_in else f"{warm} on {begins}."
 
 
 def published_words(config: TrainConfig) -> list[str]:

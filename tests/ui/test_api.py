@@ -140,6 +140,13 @@ def test_a_bad_start_gets_a_sentence_and_starts_nothing(client, services, body, 
     assert list_runs(services.db) == []
 
 
+def test_the_first_screen_offers_what_starts_on_any_machine(client):
+    names = [card["name"] for card in client.get("/api/presets").json()]
+    assert names[0] == "adder" and "llada_gsm8k" not in names
+    chosen = client.get("/api/presets?preset=llada_gsm8k").json()
+    assert "llada_gsm8k" in [card["name"] for card in chosen]
+
+
 def test_preset_cards_take_knobs_from_the_address(client):
     plain = client.get("/api/presets").json()[0]
     changed = client.get("/api/presets?preset=adder&train_steps=3&junk=1").json()[0]

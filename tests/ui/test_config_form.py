@@ -125,7 +125,7 @@ def test_out_of_range_in_an_address_is_shown_at_its_field():
 
 
 @pytest.mark.parametrize(("name", "text"), [
-    ("seed", "abc"), ("seed", "nan"), ("seed", "1e999"), ("task", "sudoku"), ("share_masks", "maybe"),
+    ("seed", "abc"), ("seed", "nan"), ("seed", "1e999"), ("task", "sudokku"), ("share_masks", "maybe"),
     ("temperature", "99"), ("preset", "<script>"),
 ])
 def test_what_no_field_can_hold_is_left_out_with_a_sentence(name, text):
