@@ -64,6 +64,7 @@ COMPANIONS = {
     "prompt_style": PUBLISHED | {"prompt_style": "plain"},
     "mask_id": PUBLISHED | {"mask_id": 5},
     "attention_block": PUBLISHED | {"model": "a2d_block", "attention_block": 4, "block_length": 4},
+    "task_file": WORDS | {"task": "own_file", "task_file": "my task.py"},
     "task": WORDS, "data": WORDS | {"data": "my problems.jsonl"}, "protocol": WORDS | {"protocol": "d1"},
 }
 
