@@ -167,7 +167,8 @@ def _root(selector: str, tokens: dict[str, str]) -> str:
 _PAGE = """
 body, gradio-app { background: var(--bgpo-bg) !important; }
 .gradio-container { background: var(--bgpo-bg) !important; color: var(--bgpo-text); max-width: none !important;
-  font-family: var(--bgpo-sans); font-size: 14px; line-height: 1.45; padding: 0 !important; }
+  font-family: var(--bgpo-sans); font-size: 14px; line-height: 1.45; padding: 0 !important;
+  overflow: clip !important; /* hidden, Gradio's own, would keep parts from sticking to the window */ }
 .gradio-container .main.fillable { padding: 0 24px 48px !important; max-width: 1840px !important; margin: 0 auto !important; }
 .html-container:has(> div > .bgpo-module) { padding: 0 !important; }
 .bgpo-module table { margin: 0; padding: 0; }

@@ -75,9 +75,18 @@ class RunList {
     const nodes = groups.flatMap((group) => [...(group.title ? [this.head(group)] : []), ...(this.folded.has(group.key) ? [] : group.runs.map((run) => this.row(run)))]);
     const order = nodes.map((node) => node.dataset.run || node.dataset.group).join();
     if (order !== this.drawnOrder) { this.drawnOrder = order; const focus = document.activeElement; this.list.replaceChildren(...nodes); if (this.list.contains(focus)) focus.focus({ preventScroll: true }); }
+    this.fit();
     for (const id of this.rows.keys()) if (!live.runs.has(id)) this.rows.delete(id);
     this.empty.hidden = runs.length > 0 || !live.loaded;
     setText(this.empty, this.query ? "No run matches this filter." : this.archived ? "Nothing is archived." : "All runs are archived.");
+  }
+
+  // The list ends where the window does, whatever stands above it in the column.
+  fit() {
+    const side = this.element.closest("#bgpo-side");
+    if (!side) return;
+    const above = Math.round(this.list.getBoundingClientRect().top - side.getBoundingClientRect().top + side.scrollTop);
+    if (above !== this.above) { this.above = above; this.list.style.setProperty("--above", `${above}px`); }
   }
 
   row(run) {

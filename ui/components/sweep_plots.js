@@ -96,7 +96,7 @@ class SweepPlots {
       unselected: { line: { color: token(this.element, "line"), opacity: 0.25 } }, labelangle: 0,
     };
     this.lines.setAttribute("aria-label", `${rows.length} runs as lines through ${names.join(", ")} to ${title}`);
-    const width = Math.max(this.lines.parentElement.clientWidth - 8, names.length * 110);
+    const width = Math.max(this.lines.parentElement.clientWidth - 30, dimensions.length * 140); // room for the names
     this.rows = rows;
     const first = !this.drawn;
     this.drawn = true;
