@@ -275,6 +275,10 @@ class TrainConfig(BaseModel):
         "low_confidence", "Which positions an evaluation step fills.", group="Evaluation",
         choices=EVAL_ORDERS, rare=True,
     )
+    keep_last_checkpoints: int = knob(
+        20, "Newest checkpoints that are kept, beside the first, the best, the final and the pinned ones.",
+        group="Evaluation", low=1, high=1_000_000, rare=True,
+    )
     bound_probe: int = knob(
         64, "Completions (whole groups) on which bound and objective are measured again after each update; 0: never.",
         group="Evaluation", low=0, high=4096, rare=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, fields
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, delete, func, select, update
 
 from storage.database import Database, new_insert
 from storage.runs import RunNotFound
@@ -23,6 +23,7 @@ class Checkpoint:
     folder: str
     created_at: float
     reward: float | None  # greedy held-out reward, where it was measured
+    pinned: bool = False  # kept whatever the run's retention says
 
 
 COLUMNS = [checkpoint.c[field.name] for field in fields(Checkpoint)]
@@ -46,18 +47,36 @@ def add_checkpoint(
         replaced = {name: insert.excluded[name] for name in ("kind", "folder", "created_at")}
         replaced["reward"] = func.coalesce(insert.excluded.reward, checkpoint.c.reward)
         upsert = insert.on_conflict_do_update(index_elements=["run_id", "step"], set_=replaced)
-        return Checkpoint(*connection.execute(upsert.returning(*COLUMNS)).one())
+        return _checkpoint(connection.execute(upsert.returning(*COLUMNS)).one())
 
 
 def checkpoints_of(db: Database, run_id: int) -> list[Checkpoint]:
     """The run's checkpoints by step."""
     with db.read() as connection:
         query = select(*COLUMNS).where(checkpoint.c.run_id == run_id).order_by(checkpoint.c.step)
-        return [Checkpoint(*row) for row in connection.execute(query)]
+        return [_checkpoint(row) for row in connection.execute(query)]
+
+
+def pin_checkpoint(db: Database, run_id: int, id: int, pinned: bool) -> bool:
+    """Whether the run has such a checkpoint; it is then kept, or left to the run's retention again."""
+    here = (checkpoint.c.run_id == run_id, checkpoint.c.id == id)
+    with db.write() as connection:
+        return connection.execute(update(checkpoint).where(*here).values(pinned=int(pinned))).rowcount == 1
+
+
+def forget_checkpoint(db: Database, id: int) -> bool:
+    """Removes the row of an unpinned checkpoint whose folder is to go; False when it is gone or was just pinned."""
+    with db.write() as connection:
+        gone = connection.execute(delete(checkpoint).where(checkpoint.c.id == id, checkpoint.c.pinned == 0))
+        return gone.rowcount == 1
 
 
 def all_checkpoints(db: Database) -> list[Checkpoint]:
     """Every checkpoint, newest run first and by step within a run, in one query."""
     with db.read() as connection:
         query = select(*COLUMNS).order_by(checkpoint.c.run_id.desc(), checkpoint.c.step)
-        return [Checkpoint(*row) for row in connection.execute(query)]
+        return [_checkpoint(row) for row in connection.execute(query)]
+
+
+def _checkpoint(row: Row) -> Checkpoint:
+    return Checkpoint(*row[:-1], pinned=bool(row.pinned))

@@ -317,6 +317,7 @@ checkpoint = Table(
     Column("folder", CleanText, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("reward", FiniteFloat),
+    Column("pinned", Integer, nullable=False, server_default="0"),  # 1 or 0
     UniqueConstraint("run_id", "step"),
     sqlite_autoincrement=True,
 )

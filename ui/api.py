@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from bgpo.config import KNOBS, ConfigError, TrainConfig
 from bgpo.jobs import control
 from bgpo.jobs.command import command_line, export_command
+from bgpo.jobs.retention import disk_use
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
 from storage.alerts import alerts_of
@@ -31,7 +32,7 @@ from storage.metrics import Point, newest_cursor, points_after, series
 from storage.rollups import Bucket
 from storage.run_list import latest
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import lab_routes, label_routes, memory_view, queue_routes, rollout_routes, run_words
+from ui import lab_routes, label_routes, memory_view, queue_routes, rollout_routes, run_words, storage_routes
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -159,11 +160,13 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "checkpoints": [
             {
                 "id": c.id, "step": c.step, "kind": c.kind, "created": c.created_at, "reward": short(c.reward),
+                "pinned": c.pinned,
                 "onward": run_words.onward_query(config, run_id, c.step) if job == "finetune" else None,
                 "export": export_command(config, c.folder, run_id, c.step) if config else "",
             }
             for c in checkpoints_of(services.db, run_id)
         ],
+        "disk_bytes": disk_use(run),
         "events": [
             {"time": event.time, "from": event.from_status, "to": event.to_status, "why": event.why, "who": event.who}
             for event in run_events(services.db, run_id)
@@ -257,6 +260,7 @@ def build_router(services: Services) -> APIRouter:
     queue_routes.add(router, services)
     rollout_routes.add(router, services)
     lab_routes.add(router, services)
+    storage_routes.add(router, services)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:

@@ -1,6 +1,6 @@
 // The checkpoints of the run, newest last, each with its held-out reward, a way to talk to it and a way to take it along.
 
-import { age, copyButton, el, figure, get, styles } from "/assets/dom.js";
+import { age, copyButton, el, figure, get, post, styles } from "/assets/dom.js";
 import { openFork } from "/assets/fork.js";
 import { live, openArea, writeUrl } from "/assets/live.js";
 
@@ -16,8 +16,8 @@ export function mount(element) {
     if (key === shown) return;
     shown = key;
     try {
-      const { checkpoints } = await get(`/api/runs/${run.id}`);
-      if (shown === key) element.replaceChildren(view(run, checkpoints));
+      const { checkpoints, disk_bytes } = await get(`/api/runs/${run.id}`);
+      if (shown === key) element.replaceChildren(view(run, checkpoints), disk(run, disk_bytes));
     } catch (error) {
       shown = null;
       element.replaceChildren(el("p", { class: "bgpo-soft", text: error.message }));
@@ -36,6 +36,7 @@ function view(run, checkpoints) {
     el("td", {}, checkpoint.reward === null ? "–" : meter(checkpoint.reward)),
     el("td", { class: "bgpo-soft", text: age(checkpoint.created, live.now()), title: new Date(checkpoint.created * 1000).toLocaleString() }),
     el("td", {},
+      pin(run, checkpoint),
       checkpoint.export ? el("button", { type: "button", class: "bgpo-button small", text: "Export", title: "The command that writes this checkpoint as a model that other tools read",
         on: { click: (event) => showExport(event.currentTarget.closest("tr"), checkpoint) } }) : null,
       checkpoint.onward ? link("Train from here", "new", checkpoint.onward) : null,
@@ -43,6 +44,35 @@ function view(run, checkpoints) {
       el("button", { type: "button", class: "bgpo-button small", text: "Fork from here", disabled: !run.readable, "aria-label": `Fork from step ${checkpoint.step}`,
         on: { click: () => openFork(run, checkpoint.step).catch(() => {}) } }))));
   return el("div", { class: "bgpo-card scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));
+}
+
+// A pinned checkpoint is kept; the others are freed when newer ones come, but for the first, the best and the final one.
+function pin(run, checkpoint) {
+  const button = el("button", { type: "button", class: "bgpo-button small", on: { click: async () => {
+    try {
+      checkpoint.pinned = (await post(`/api/runs/${run.id}/pin`, { checkpoint: checkpoint.id, pinned: !checkpoint.pinned })).pinned;
+      draw();
+    } catch (error) { button.title = error.message; button.textContent = "Not there any more"; }
+  } } });
+  const draw = () => {
+    button.textContent = checkpoint.pinned ? "Pinned" : "Pin";
+    button.title = checkpoint.pinned ? "Kept until you let it go" : "Keep this checkpoint whatever comes after it";
+    button.setAttribute("aria-pressed", String(checkpoint.pinned));
+    button.setAttribute("aria-label", `Pin the checkpoint of step ${checkpoint.step}`);
+  };
+  draw();
+  return button;
+}
+
+function disk(run, bytes) {
+  return el("p", { class: "disk bgpo-soft" }, `This run takes ${size(bytes)} on disk. `,
+    el("a", { href: `/api/runs/${run.id}/archive`, download: "", text: "Download it as an archive",
+      title: "Config, curves, completions, rollouts with their traces, events, alerts, the best, the last and the pinned checkpoints" }));
+}
+
+function size(bytes) {
+  const unit = bytes < 1e6 ? [1e3, "kB"] : bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
+  return `${figure(bytes / unit[0])} ${unit[1]}`;
 }
 
 // Opens a row under the checkpoint with its command, or closes it again. The weights stay on the machine that has them.

@@ -1,0 +1,138 @@
+"""Disk: checkpoints that nobody needs are freed, and runs are paused before a full disk breaks them.
+
+Kept of a run: the first checkpoint (a KL may hold on to it), the best by held-out reward, the final one, the newest
+few that its config says, those that somebody pinned and those that a run which has not ended starts from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from bgpo.config import ConfigError, TrainConfig
+from bgpo.jobs.settling import live_runs
+from storage.checkpoints import Checkpoint, checkpoints_of, forget_checkpoint
+from storage.database import Database, StorageError
+from storage.runs import ENDED, Run, list_runs, request
+from storage.settings import get_setting, pause_queue, set_setting
+
+FREE_EVERY = 60  # seconds
+LOOK_EVERY = 10  # seconds
+LEAST_FREE_GB = "least_free_gb"  # a setting
+DISK_NOTE = "disk_note"  # a setting: why the queue was paused, a sentence
+_DEFAULT_LEAST_FREE = 1.0  # GB
+_FREED = ".freed-"
+
+_log = logging.getLogger(__name__)
+
+
+def to_free(
+    checkpoints: Sequence[Checkpoint], keep_last: int, needed: frozenset[str] = frozenset()
+) -> list[Checkpoint]:
+    """Those that may go; `checkpoints` by step, `needed` are folders that others start from."""
+    ordered = sorted(checkpoints, key=lambda c: c.step)
+    measured = [c for c in ordered if c.reward is not None]
+    best = max(measured, key=lambda c: (c.reward, c.step), default=None)
+    kept = {c.id for c in ordered[-keep_last:]} | {c.id for c in (*ordered[:1], *([best] if best else []))}
+    return [
+        c for c in ordered
+        if c.id not in kept and not c.pinned and c.kind not in ("warm_start", "final") and c.folder not in needed
+    ]
+
+
+def free_checkpoints(db: Database, run: Run, needed: frozenset[str] | None = None) -> int:
+    """Frees what the run's retention does not keep; how many. Two processes that do it at once are harmless."""
+    try:
+        keep_last = TrainConfig.from_json(run.config_json).keep_last_checkpoints
+    except ConfigError:  # of another version: nobody knows what it wants
+        return 0
+    freed = 0
+    for item in to_free(checkpoints_of(db, run.id), keep_last, starting_points(db) if needed is None else needed):
+        folder = Path(item.folder)
+        if not _is_checkpoint_of(run, folder) or not forget_checkpoint(db, item.id):
+            continue
+        freed += 1
+        # renamed first: a folder under its own name is whole, even if the deleting is cut off
+        trash = folder.with_name(_FREED + folder.name)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(trash)
+    for trash in Path(run.folder, "checkpoints").glob(_FREED + "*"):
+        shutil.rmtree(trash, ignore_errors=True)
+    return freed
+
+
+def free_all(db: Database) -> None:
+    """One tick: every run's retention."""
+    needed = starting_points(db)
+    for run in list_runs(db):
+        try:
+            free_checkpoints(db, run, needed)
+        except (OSError, StorageError):  # one run's folder must not keep the others from being freed
+            _log.exception("Checkpoints of run %d could not be freed", run.id)
+
+
+def starting_points(db: Database) -> frozenset[str]:
+    """Folders that runs which have not ended start from."""
+    found = set()
+    for run in list_runs(db):
+        if run.status not in ENDED:
+            with contextlib.suppress(ConfigError):
+                found.add(TrainConfig.from_json(run.config_json).start_from)
+    return frozenset(found - {""})
+
+
+def disk_use(run: Run) -> int:
+    """Bytes in the run's folder; what is deleted meanwhile counts or does not."""
+    total = 0
+    for path in Path(run.folder).rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_blocks * 512
+    return total
+
+
+def least_free(db: Database) -> float:
+    """Bytes that have to stay free; below, runs are paused."""
+    try:
+        given = float(get_setting(db, LEAST_FREE_GB, str(_DEFAULT_LEAST_FREE)))
+    except ValueError:
+        given = _DEFAULT_LEAST_FREE
+    return given * 1e9
+
+
+def watch_disk(db: Database, runs_folder: Path) -> str:
+    """One tick: asks every working run to pause, and pauses the queue, when the disk is nearly full; the sentence why.
+
+    A pause writes one more checkpoint per run, so there has to be room for that, too: twice the largest newest one.
+    """
+    live = live_runs(db)
+    if not live:
+        return ""
+    needed = least_free(db) + 2 * max((_newest_size(db, run) for run in live), default=0)
+    free = shutil.disk_usage(runs_folder).free
+    if free >= needed:
+        return ""
+    why = (f"Paused: only {free / 1e9:.1f} GB are free on the disk of {runs_folder}, and {needed / 1e9:.1f} GB are"
+           " needed to go on safely; free some space, then resume the runs and the queue.")
+    pause_queue(db, True)
+    set_setting(db, DISK_NOTE, why)
+    for run in live:
+        if run.requested is None:
+            request(db, run.id, "pause", who="disk")
+            _log.warning("Run %d: %s", run.id, why)
+    return why
+
+
+def _newest_size(db: Database, run: Run) -> int:
+    saved = checkpoints_of(db, run.id)
+    folder = Path(saved[-1].folder) if saved else None
+    if folder is None or not folder.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _is_checkpoint_of(run: Run, folder: Path) -> bool:
+    """Whether it lies where the run's checkpoints lie: a row never makes anything else be deleted."""
+    return folder.parent == Path(run.folder, "checkpoints") and not folder.name.startswith(".")

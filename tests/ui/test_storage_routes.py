@@ -1,0 +1,68 @@
+"""Pins, archives out and in, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.checkpoints import add_checkpoint, checkpoints_of
+from storage.metrics import Point, flush, points_after
+from storage.runs import list_runs, transition
+
+
+@pytest.fixture
+def run(services, new_run):
+    run = new_run("one / two")
+    flush(services.db, run.id, [Point("lr", step, 0.0, 1.0) for step in range(10)])
+    folder = Path(run.folder, "checkpoints", "step-000005")
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 9999)
+    add_checkpoint(services.db, run.id, 5, "evaluation", str(folder), 0.5)
+    transition(services.db, run.id, ("running",), "finished")
+    return run
+
+
+def test_a_checkpoint_is_pinned_and_let_go(client, services, run):
+    (saved,) = checkpoints_of(services.db, run.id)
+    for pinned in (True, False):
+        answer = client.post(f"/api/runs/{run.id}/pin", json={"checkpoint": saved.id, "pinned": pinned})
+        assert answer.json() == {"checkpoint": saved.id, "pinned": pinned}
+        details = client.get(f"/api/runs/{run.id}").json()
+        assert details["checkpoints"][0]["pinned"] is pinned and details["disk_bytes"] >= 9999
+
+
+@pytest.mark.parametrize("body, status", [
+    ({"checkpoint": 999, "pinned": True}, 404), ({"checkpoint": "1", "pinned": True}, 422),
+    ({"checkpoint": 1, "pinned": 1}, 422), ({"checkpoint": 10**30, "pinned": True}, 422), ({}, 422),
+])
+def test_a_pin_that_means_nothing(client, run, body, status):
+    answer = client.post(f"/api/runs/{run.id}/pin", json=body)
+    assert answer.status_code == status and answer.json()["error"].endswith(".")
+
+
+def test_a_run_is_downloaded_and_comes_in_again(client, services, run):
+    out = client.get(f"/api/runs/{run.id}/archive")
+    assert out.headers["content-type"] == "application/zip"
+    assert out.headers["content-disposition"] == f'attachment; filename="run-{run.id}-one-two.zip"'
+    into = client.post("/api/archives", content=out.content, headers={"content-type": "application/zip"})
+    assert into.status_code == 201 and into.json()["name"] == "one / two"
+    assert points_after(services.db, into.json()["id"], 0) == points_after(services.db, run.id, 0)
+    assert not list((services.data_dir / "uploads").iterdir())
+
+
+@pytest.mark.parametrize("content, kind, status", [
+    (b"no zip", "application/zip", 422), (b"", "application/zip", 422), (b"x", "text/plain", 415),
+])
+def test_what_is_no_archive(client, services, run, content, kind, status):
+    answer = client.post("/api/archives", content=content, headers={"content-type": kind})
+    assert answer.status_code == status and answer.json()["error"].endswith(".")
+    assert "/" not in answer.json()["error"].replace("application/zip", "")
+    assert [item.id for item in list_runs(services.db)] == [run.id]
+    uploads = services.data_dir / "uploads"
+    assert not uploads.exists() or not list(uploads.iterdir())
+
+
+def test_an_unknown_choice_of_checkpoints(client, run):
+    assert client.get(f"/api/runs/{run.id}/archive?checkpoints=some").status_code == 422
+    assert client.get("/api/runs/999/archive").status_code == 404
