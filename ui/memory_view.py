@@ -24,6 +24,7 @@ from storage.run_list import latest
 from storage.runs import HIGH, Run, get_run, list_runs
 from ui import run_words
 from ui.answers import RefusedRequest, body_of, json_answer
+from ui.memory_words import beside_measured
 from ui.services import Services
 
 MB = 2**20
@@ -95,6 +96,7 @@ def memory_of(services: Services, run_id: int) -> dict[str, Any]:
         "source": lines.source, "rest": max(0.0, used - (peak or 0)) if used else 0.0,
         "room": {"name": room.name, "kind": room.kind, "mb": room.total / MB},
         "probe": probe_words(probe, probed) if probe else None,
+        "estimate": beside_measured(config, int(now.get(PASS_TOKENS) or 0), peak, used),
     }
 
 

@@ -30,6 +30,7 @@ function parts(value, form) {
     ...notes,
     value.group?.length ? el("ul", { class: "lc-group" }, ...value.group.map((line) => el("li", {}, line))) : null,
     el("ul", { class: "lc-plan" }, ...value.plan.map((line) => el("li", {}, line))),
+    ...memory(value.memory),
     el("h3", { class: "bgpo-eyebrow" }, `Changed from \u201c${value.preset}\u201d`),
     value.changes.length
       ? el("dl", { class: "lc-changes" }, ...value.changes.flatMap(([name, before, after]) => [
@@ -51,6 +52,19 @@ function problemList(value, problems, form) {
     el("ul", {}, ...problems.map(([name, sentence]) => el("li", {},
       el("button", { type: "button", on: { click: () => goTo(value.prefix, name, unfold(name)) } }, value.labels[name] ?? name),
       el("span", {}, sentence)))));
+}
+
+// What the run will hold, part by part, against what is free.
+function memory(found) {
+  if (!found) return [];
+  const whole = Math.max(found.total ?? 0, found.free ?? 0) || 1;
+  const bar = el("div", { class: "lc-bar", role: "img", "aria-label": found.words }, ...found.parts.map(([name, label, size, words]) =>
+    el("i", { class: `lc-part ${name}`, title: `${label}: ${words}`, style: { width: `${(100 * size) / whole}%` } })));
+  const list = el("ul", { class: "lc-parts" }, ...found.parts.map(([name, label, , words]) => el("li", {},
+    el("i", { class: `lc-part ${name}`, "aria-hidden": "true" }), el("span", {}, label), el("b", {}, words))));
+  return [el("h3", { class: "bgpo-eyebrow" }, "Memory, estimated"),
+    el("p", { class: "lc-memory" }, found.words), ...(found.warning ? [el("p", { class: "lc-note" }, found.warning)] : []),
+    ...(found.parts.length ? [bar, list, el("p", { class: "lc-detail" }, found.detail)] : [])];
 }
 
 function command(text) {

@@ -13,6 +13,7 @@ from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
 from ui import config_form
 from ui.components.module import module
+from ui.memory_words import estimate_card
 from ui.run_words import value_words
 
 
@@ -69,4 +70,5 @@ def _plan(config: TrainConfig, preset: str, database_url: str, statuses: list[st
         "preset": PRESETS[preset].title,
         "changes": [[name, value_words(before), value_words(after)] for name, (before, after) in changed.items()],
         "command": command_line(config, database_url),
+        "memory": estimate_card(config),
     }

@@ -30,6 +30,7 @@ class MemoryExplorer {
     this.button = el("button", { type: "button", class: "bgpo-button primary", text: "Measure both here", on: { click: () => this.measure() } });
     this.state = el("span", { class: "state bgpo-soft", role: "status" });
     this.message = el("p", { class: "message", role: "alert" });
+    this.estimate = el("div", { class: "estimate scroll", hidden: true });
     this.lines = el("div", { class: "figure", role: "img", "aria-label": "Memory held for backward against the number of mask draws" });
     this.steps = el("div", { class: "figure short", role: "img", "aria-label": "Memory held at each step, measured, beside what the plain objective would hold" });
     this.table = el("details", { class: "numbers" }, el("summary", { text: "The figures as a table" }), el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The figures as a table" }));
@@ -37,7 +38,7 @@ class MemoryExplorer {
       el("section", { class: "bgpo-card top" },
         el("div", { class: "dial" }, el("label", {}, el("span", { text: "Mask draws per completion" }), this.number), this.slider, el("div", { class: "ends", "aria-hidden": "true" }, ...[1, 4, 16, 64, 256, 1024].map((n) => el("span", { text: n })))),
         el("div", { class: "bigs" }, this.ours.node, this.theirs.node, this.ratio.node), this.words,
-        el("div", { class: "act" }, this.button, this.state), this.message),
+        el("div", { class: "act" }, this.button, this.state), this.message, this.estimate),
       el("div", { class: "pair" },
         el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Held for backward against the draws" }), el("span", { class: "bgpo-soft", text: "lines computed, dots measured" })), this.lines, this.table),
         el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Step by step" }), this.stepWords = el("span", { class: "bgpo-soft" })), this.steps)));
@@ -97,9 +98,18 @@ class MemoryExplorer {
     this.theirs.node.classList.toggle("over", facts.base > 0 && plain(facts, draws) > limit(facts));
     setText(this.words, sentence(facts, draws));
     this.drawState(facts);
+    this.drawEstimate(facts.estimate);
     this.drawLines(facts, draws);
     this.drawSteps();
     this.drawTable(facts);
+  }
+
+  // What the form had said beforehand, beside what came of it.
+  drawEstimate({ rows }) {
+    this.estimate.hidden = !rows.length;
+    if (!rows.length) return;
+    const head = el("tr", {}, ...["", "Estimated", "Measured"].map((text) => el("th", { text })));
+    this.estimate.replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((text) => el("td", { text })))))));
   }
 
   drawState({ probe }) {
