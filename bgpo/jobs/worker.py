@@ -26,6 +26,7 @@ from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
 from bgpo.jobs.control import default_name, device_kind
+from bgpo.jobs.devices import nvidia_gpus, offer
 from bgpo.jobs.ends import End, failed, one_line
 from bgpo.jobs.lineage import origin
 from bgpo.jobs.narrator import Narrator
@@ -35,7 +36,9 @@ from bgpo.jobs.settling import settle
 from bgpo.training.health import Health
 from storage.database import Database, StorageError, open_database
 from storage.metrics import points_after
+from storage.queue import lease_if_free
 from storage.runs import Run, create_run, get_run, transition
+from storage.settings import cpu_slots
 
 FINISHED, FAILED, REFUSED, STOPPED = 0, 1, 2, 75  # exit codes
 HEADLINE = "reward/heldout_greedy"
@@ -64,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
             db, run = _find_run(arguments, under_runner)
             lock = None if under_runner else _lock(run)
             _take_up(db, run, under_runner)
+            if not under_runner:
+                _lease(db, run)
         except (Refused, ConfigError, StorageError) as error:
             print(f"{Path(sys.argv[0]).stem}: {one_line(error)}", file=sys.stderr)
             return REFUSED
@@ -213,6 +218,12 @@ class _Told(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._narrator.say(record.getMessage())
+
+
+def _lease(db: Database, run: Run) -> None:
+    """A device that is free counts as taken by this run; it does not wait for one, as a person wants it now."""
+    offered = offer(cpu_slots(db), nvidia_gpus())
+    lease_if_free(db, run, offered.gpu if offered.pool(run.device_kind) == "gpu" else offered.cpu)
 
 
 def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as_json: bool) -> int:

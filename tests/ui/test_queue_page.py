@@ -1,0 +1,75 @@
+"""The queue in a browser: buttons, drag and menu move runs, the pause holds; a failed run's fix, a fork of it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from bgpo.config import TrainConfig
+from bgpo.jobs import control
+from storage.checkpoints import add_checkpoint
+from storage.database import open_database, sqlite_url
+from storage.queue import queued_runs
+from storage.runs import get_run, transition
+from storage.settings import pause_queue, queue_paused
+from tests.waiting import wait_until
+
+from .studio import apps
+
+
+@pytest.fixture
+def queue(tmp_path, browser):
+    """A paused queue of four runs behind one that failed; (page, database, ids)."""
+    db = open_database(sqlite_url(tmp_path / "bgpo.db"))
+    pause_queue(db, True)
+    failed = control.submit(db, TrainConfig(mc_samples=8), tmp_path / "runs", "broken")
+    add_checkpoint(db, failed.id, 5, "evaluation", str(tmp_path / "step-000005"), 0.5)
+    for before, after in (("queued", "launching"), ("launching", "running")):
+        transition(db, failed.id, (before,), after)
+    transition(db, failed.id, ("running",), "failed", failure_kind="oom_gpu", reason="Out of GPU memory at step 6.")
+    ids = [control.submit(db, TrainConfig(seed=seed), tmp_path / "runs", f"run {seed}").id for seed in range(4)]
+    with apps(tmp_path) as start:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.goto(f"{start().url}/?run={failed.id}")
+        expect(page.locator(".bgpo-queue-card li")).to_have_count(4)
+        yield page, db, ids, failed.id
+        context.close()
+    db.close()
+
+
+def test_the_queue_is_moved_and_paused_by_hand(queue):
+    page, db, ids, _ = queue
+    row = page.locator(".bgpo-queue-card li")
+    row.nth(2).get_by_label("Move run 2 up").click()
+    wait_until(lambda: queued_runs(db) == [ids[0], ids[2], ids[1], ids[3]], "the move")
+    expect(row.nth(1)).to_contain_text("run 2")
+    row.nth(3).drag_to(row.nth(0), target_position={"x": 40, "y": 3})
+    wait_until(lambda: queued_runs(db)[0] == ids[3], "the drag")
+    expect(row.nth(0)).to_contain_text("run 3")
+    row.nth(3).get_by_label("More of this run").click()
+    page.get_by_role("menuitemcheckbox", name="High priority").click()
+    wait_until(lambda: queued_runs(db)[0] == ids[1], "the priority")
+    expect(row.nth(0)).to_contain_text("high priority")
+    expect(page.locator(".bgpo-queue-card .note")).to_contain_text("Paused: nothing is started")
+    page.get_by_role("button", name="Go on").click()
+    wait_until(lambda: not queue_paused(db), "the queue to go on")
+    for id in ids:
+        control.kill(db, id)
+
+
+def test_a_failure_offers_its_fix_and_a_fork_opens_the_form(queue):
+    page, db, _, failed = queue
+    card = page.locator(".bgpo-run-header .failure")
+    expect(card).to_contain_text("Out of GPU memory at step 6.")
+    page.locator(".bgpo-run-header [data-action=fork]").click()
+    expect(page).to_have_url(re.compile(r"tab=new.*start_from=run%3A\d+%40newest"))
+    start_from = page.locator("#knob-start_from input, #knob-start_from textarea").first
+    expect(start_from).to_have_value(f"run:{failed}@newest")
+    expect(page.locator("#knob-mc_samples input").first).to_have_value("8")
+    page.locator("#area-runs-button").click()
+    card.get_by_role("button", name="Again with smaller passes").click()
+    wait_until(lambda: get_run(db, failed).status == "queued", "the run to be queued again")
+    assert TrainConfig.from_json(get_run(db, failed).config_json).token_budget > 0
