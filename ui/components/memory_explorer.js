@@ -27,7 +27,7 @@ class MemoryExplorer {
     this.words = el("p", { class: "words", role: "status" });
     this.slider = el("input", { type: "range", min: 0, max: Math.log2(MOST_DRAWS), step: 0.125, "aria-label": "Mask draws per completion", on: { input: () => this.move(Math.round(2 ** Number(this.slider.value))) } });
     this.number = el("output", { class: "draws" });
-    this.button = el("button", { type: "button", class: "bgpo-button primary", text: "Measure both here", on: { click: () => this.measure() } });
+    this.button = el("button", { type: "button", class: "bgpo-button primary", text: "Measure both here", disabled: true, on: { click: () => this.measure() } });
     this.state = el("span", { class: "state bgpo-soft", role: "status" });
     this.message = el("p", { class: "message", role: "alert" });
     this.estimate = el("div", { class: "estimate scroll", hidden: true });
