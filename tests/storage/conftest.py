@@ -1,15 +1,19 @@
-"""A real database per test: a new SQLite file, or the PostgreSQL of BGPO_TEST_DATABASE, emptied."""
+"""A real database per test, and each test on both kinds: a new SQLite file, and a new database of a PostgreSQL server.
 
-import os
+The server is the machine's own program, started for the tests; without one they are skipped there, with the reason.
+"""
+
+import itertools
 import shutil
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from storage.database import open_database, sqlite_url
 from storage.runs import create_run
+from tests.storage import postgres
 
-POSTGRES = os.environ.get("BGPO_TEST_DATABASE")
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -19,17 +23,39 @@ def migrated_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def url(tmp_path, migrated_file):
-    if not POSTGRES:
-        shutil.copy(migrated_file, tmp_path / "bgpo.db")  # quicker than migrating for each test
-        return sqlite_url(tmp_path / "bgpo.db")
-    engine = create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
+@pytest.fixture(scope="session")
+def migrated_server():
+    """A server with a migrated database named `migrated`."""
+    if reason := postgres.missing():
+        pytest.skip(reason)
+    with postgres.server() as url:
+        administer(url, "CREATE DATABASE migrated")
+        open_database(database_at(url, "migrated")).close()
+        yield url
+
+
+def administer(url, statement):
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
+        connection.execute(text(statement))
     engine.dispose()
-    return POSTGRES
+
+
+def database_at(url, name):
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        # quicker than migrating for each test
+        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "bgpo.db")
+        yield sqlite_url(tmp_path / "bgpo.db")
+        return
+    server, name = request.getfixturevalue("migrated_server"), f"test_{next(_numbers)}"
+    administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")
+    yield database_at(server, name)
+    administer(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select, update
 
 from storage.metrics import Point, flush, points_after, series
@@ -155,7 +154,6 @@ def test_a_killed_writer_leaves_whole_steps_and_a_sound_file(db, new_run):
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall() == []
 
 
-@pytest.mark.skipif("BGPO_TEST_DATABASE" in os.environ, reason="is about creating a SQLite file")
 def test_two_processes_create_one_database(tmp_path):
     url = f"sqlite:///{tmp_path}/new/bgpo.db"
     openers = [start(OPEN, url) for _ in range(2)]
