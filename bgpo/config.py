@@ -17,6 +17,8 @@ from pydantic_core import PydanticCustomError
 from bgpo.algorithm.advantages import ADVANTAGES
 from bgpo.algorithm.kl import KL_ESTIMATORS
 from bgpo.algorithm.objectives import OBJECTIVES
+from bgpo.models.decoding import CACHES, LOW_CONFIDENCE, ORDERS, ROLLOUT_ORDERS, SCHEDULES
+from bgpo.models.decoding_knobs import sampler_contradictions
 from bgpo.models.knobs import model_contradictions
 from bgpo.models.registry import MODELS
 from bgpo.tasks.checkers import CHECKERS
@@ -31,10 +33,9 @@ LENGTH_NORMALIZATIONS = ("auto", "completion", "none")
 KL_REFERENCES = ("start", "old")
 CUSTOM = "custom"
 _LONGEST_TEXT = 1000
-ROLLOUT_ORDERS = ("random", "max_prob")
 LR_SCHEDULES = ("constant", "linear")
 PROMPT_STYLES = ("auto", "chat", "plain")
-EVAL_ORDERS = ("low_confidence", "max_prob", "random")
+EVAL_ORDERS = (LOW_CONFIDENCE, *ROLLOUT_ORDERS)
 STALL_POLICIES = ("show", "restart", "kill")
 JOBS = ("train", "finetune", "probe")  # each has a function in bgpo/jobs/worker.py
 PRECISIONS = ("fp32", "bf16", "bf16_pure")
@@ -238,7 +239,36 @@ class TrainConfig(BaseModel):
     temperature: float = knob(1.0, "Sampling temperature of rollouts.", group="Rollouts", low=0.05, high=5)
     remasking: str = knob(
         "random", "Which positions a rollout step fills: at random, or where the model is surest.",
-        group="Rollouts", choices=ROLLOUT_ORDERS, rare=True,
+        group="Rollouts", choices=ORDERS, rare=True,
+    )
+    schedule: str = knob(
+        "quota", "How many positions a step fills: an equal share, Dream's shares, or as many as the model is sure of.",
+        group="Rollouts", choices=SCHEDULES, rare=True,
+    )
+    confidence_threshold: float = knob(
+        0.9, "schedule = threshold: a position is filled once its likeliest token is at least so likely.",
+        group="Rollouts", low=0.01, high=1, rare=True,
+    )
+    factor: float = knob(
+        1.0, "schedule = factor: the r-th surest position is filled while it is at least 1 - factor / (r + 1) sure.",
+        group="Rollouts", low=0.01, high=100, rare=True,
+    )
+    entropy_bound: float = knob(
+        0.1, "schedule = entropy_bound: entropy that the positions of a step may have beside the largest.",
+        group="Rollouts", low=0, high=100, unit="nats", rare=True,
+    )
+    cache: str = knob(
+        "none", "Keys and values read again instead of computed. Exact: none, and block_causal for such models; prefix "
+        "and dual approximate and are for evaluation and chat.",
+        group="Rollouts", choices=CACHES, rare=True,
+    )
+    cfg_scale: float = knob(
+        0.0, "Classifier-free guidance; 0: none. Rollouts take 0 alone: a guided rollout is not the policy's.",
+        group="Rollouts", low=0, high=20, rare=True,
+    )
+    stop_at_eos: bool = knob(
+        True, "Fill a completion up with end tokens after the block in which it has ended; exact up to its end.",
+        group="Rollouts", rare=True,
     )
     keep_rollouts: int = knob(
         4, "Groups of each step whose completions are kept, to be looked at and searched; 0: none.",
@@ -278,6 +308,30 @@ class TrainConfig(BaseModel):
     keep_last_checkpoints: int = knob(
         20, "Newest checkpoints that are kept, beside the first, the best, the final and the pinned ones.",
         group="Evaluation", low=1, high=1_000_000, rare=True,
+    )
+    eval_schedule: str = knob(
+        "quota", "How many positions an evaluation step fills; thresholds are those of the rollouts.",
+        group="Evaluation", choices=SCHEDULES, rare=True,
+    )
+    eval_cache: str = knob(
+        "none", "Keys and values that an evaluation reads again; prefix and dual are approximations, several times "
+        "faster.",
+        group="Evaluation", choices=CACHES, rare=True,
+    )
+    eval_cfg_scale: float = knob(
+        0.0, "Classifier-free guidance of evaluations; 0: none.", group="Evaluation", low=0, high=20, rare=True,
+    )
+    eval_lengths: str = knob(
+        "", "job = evaluate: completion lengths with commas between, such as 128,256,512; empty: completion_length.",
+        group="Evaluation", rare=True,
+    )
+    eval_samples: int = knob(
+        1, "job = evaluate: completions per problem. 1: greedy; more: sampled at temperature, for pass@1 and pass@k.",
+        group="Evaluation", low=1, high=1024, rare=True,
+    )
+    eval_tokens_per_pass: float = knob(
+        0.0, "job = evaluate: tokens filled by one pass; 0: as many as in rollouts.",
+        group="Evaluation", low=0, high=512, unit="tokens", rare=True,
     )
     bound_probe: int = knob(
         64, "Completions (whole groups) on which bound and objective are measured again after each update; 0: never.",
@@ -455,25 +509,6 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
     c = config
     task = TASKS[c.task]
     problems: dict[str, str] = {}
-    if c.completion_length % c.block_length:
-        problems["block_length"] = (
-            f"completion_length = {c.completion_length} does not divide into blocks of block_length = "
-            f"{c.block_length}; set block_length to a divisor of {c.completion_length}, such as "
-            f"{_divisor(c.completion_length, c.block_length)}, or completion_length to a multiple of {c.block_length}."
-        )
-    else:
-        blocks = c.completion_length // c.block_length
-        if c.denoising_steps % blocks:
-            problems["denoising_steps"] = (
-                f"denoising_steps = {c.denoising_steps} does not divide into the {blocks} blocks of "
-                f"block_length = {c.block_length}; use a multiple of {blocks}, such as "
-                f"{max(1, c.denoising_steps // blocks) * blocks}, or one block of block_length = {c.completion_length}."
-            )
-    if c.denoising_steps > c.completion_length:
-        problems.setdefault("denoising_steps", (
-            f"denoising_steps = {c.denoising_steps} is more than the completion_length = {c.completion_length} "
-            f"positions there are to fill; lower denoising_steps to {c.completion_length} or raise completion_length."
-        ))
     if c.completion_length < task.longest_answer:
         problems["completion_length"] = (
             f"completion_length = {c.completion_length} cannot hold an answer of task = {c.task}, which takes up to "
@@ -507,6 +542,7 @@ def contradictions(config: TrainConfig) -> dict[str, str]:
             "show or kill."
         )
     problems |= model_contradictions(c, prompt_room(c))
+    problems |= sampler_contradictions(c, trains=c.job == "train")
     problems |= task_contradictions(
         c, built_in_model=MODELS[c.model].built_in, trains=c.job == "train", warmup_steps=c.warmup_steps
     )
@@ -599,8 +635,3 @@ def _sentences(error: ValidationError) -> dict[str, str]:
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _divisor(length: int, near: int) -> int:
-    """The divisor of `length` closest to `near`."""
-    return min((d for d in range(1, length + 1) if length % d == 0), key=lambda d: abs(d - near))

@@ -24,13 +24,15 @@ OURS = {
     "ui": ("ui", "bgpo", "storage"),
     "app.py": ("ui", "bgpo", "storage"),
     "bgpo/config.py": (
-        "bgpo.algorithm.advantages", "bgpo.algorithm.kl", "bgpo.algorithm.objectives", "bgpo.models.knobs",
-        "bgpo.models.registry", "bgpo.tasks.checkers", "bgpo.tasks.knobs", "bgpo.tasks.registry",
+        "bgpo.algorithm.advantages", "bgpo.algorithm.kl", "bgpo.algorithm.objectives",
+        "bgpo.models.decoding", "bgpo.models.decoding_knobs", "bgpo.models.knobs", "bgpo.models.registry",
+        "bgpo.tasks.checkers", "bgpo.tasks.knobs", "bgpo.tasks.registry",
     ),
     "bgpo/presets.py": ("bgpo.config",),
 }
 TORCH_FREE = ("storage", "bgpo/tasks", "ui", "app.py", "bgpo/config.py", "bgpo/presets.py", "bgpo/training/metrics.py",
-              "bgpo/training/health.py", "bgpo/models/registry.py", "bgpo/models/decoding.py", "bgpo/models/trace.py",
+              "bgpo/training/health.py", "bgpo/models/registry.py", "bgpo/models/decoding.py",
+              "bgpo/models/trace.py", "bgpo/models/decoding_knobs.py",
               "bgpo/models/knobs.py", "bgpo/models/folders.py")
 
 

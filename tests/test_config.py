@@ -46,6 +46,12 @@ def test_an_unknown_choice_lists_the_known_ones(knob):
     ({"completion_length": 8, "block_length": 3}, "block_length", ("completion_length", "block_length")),
     ({"block_length": 4, "denoising_steps": 3}, "denoising_steps", ("denoising_steps", "block_length")),
     ({"denoising_steps": 16}, "denoising_steps", ("denoising_steps", "completion_length")),
+    ({"remasking": "low_confidence"}, "remasking", ("remasking", "eval_remasking")),
+    ({"cache": "dual"}, "cache", ("cache", "eval_cache")),
+    ({"cache": "block_causal"}, "cache", ("cache", "model")),
+    ({"cfg_scale": 1.5}, "cfg_scale", ("cfg_scale", "eval_cfg_scale")),
+    ({"eval_lengths": "8,12"}, "eval_lengths", ("eval_lengths", "block_length")),
+    ({"eval_lengths": "8,many"}, "eval_lengths", ("eval_lengths", "completion_length")),
     ({"group_size": 1}, "group_size", ("group_size", "advantage")),
     ({"group_size": 1, "advantage": "none", "updates_per_rollout": 2}, "updates_per_rollout",
      ("updates_per_rollout", "group_size")),
@@ -71,6 +77,12 @@ def test_contradictions_name_both_knobs_and_two_ways_out(values, field, both):
 @pytest.mark.parametrize("wrong", [3, None, [], "x" * 1001])
 def test_a_text_that_is_none_or_too_long_gets_one_sentence(knob, wrong):
     assert sentence({knob.name: wrong})[knob.name].endswith("give a text of at most 1000 characters.")
+
+
+def test_what_rollouts_may_not_do_evaluation_may():
+    """An adaptive schedule needs no division of steps; a config that trains nothing may approximate."""
+    TrainConfig(schedule="threshold", remasking="max_prob", denoising_steps=5, completion_length=8, block_length=4)
+    TrainConfig(eval_cache="dual", eval_cfg_scale=1.5, eval_remasking="low_confidence", eval_lengths="8,16")
 
 
 def test_all_problems_come_at_once():

@@ -54,7 +54,10 @@ def draws_of(config: TrainConfig, objective: Objective, rollouts: Rollouts, step
             draws = with_earlier_blocks_masked(draws, c.block_length, generator)
     if c.share_masks:
         draws = shared_in_groups(draws, G)
-    return draws.scoring_only(rollouts.written) if scheme in ("full", "coupled") else draws
+    if scheme in ("full", "coupled"):
+        return draws.scoring_only(rollouts.written)
+    drawn = rollouts.commit_step > 0  # what fills up an ended completion is not the policy's choice
+    return draws if bool(drawn.all()) else draws.scoring_only(drawn)
 
 
 def scheme_of(config: TrainConfig, objective: Objective) -> str:

@@ -46,6 +46,20 @@ def held_out_problems(task: Task, config: TrainConfig) -> list[Problem]:
     return problems(task, "held_out", config.eval_problems, python_random(0, "held out"), distinct=True)
 
 
+def evaluation_settings(config: TrainConfig, temperature: float, length: int = 0) -> SamplerSettings:
+    """How an evaluation denoises; `length` 0 is the config's own, others take as many tokens per pass."""
+    c, length = config, length or config.completion_length
+    per_pass = c.eval_tokens_per_pass or c.completion_length / c.denoising_steps
+    blocks = length // c.block_length
+    steps = c.denoising_steps
+    if length != c.completion_length or c.eval_tokens_per_pass:
+        steps = blocks * max(1, min(c.block_length, round(c.block_length / per_pass)))
+    return SamplerSettings(
+        length, steps, c.block_length, temperature, c.eval_remasking, c.eval_schedule, c.confidence_threshold, c.factor,
+        c.entropy_bound, c.eval_cache, c.eval_cfg_scale, c.stop_at_eos,
+    )
+
+
 def evaluate(
     model: Denoiser,
     task: Task,
@@ -76,9 +90,7 @@ def evaluate(
 
 
 def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised, list[str]]:
-    settings = SamplerSettings(
-        config.completion_length, config.denoising_steps, config.block_length, temperature, config.eval_remasking
-    )
+    settings = evaluation_settings(config, temperature)
     seed = derived_seed(config.seed, f"evaluation at {temperature}")
     parts = []
     for start in range(0, len(held_out), _ROWS_PER_PASS):

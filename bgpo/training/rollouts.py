@@ -29,7 +29,8 @@ class Rollouts:
     Attributes:
         prompt_ids: (B, prompt length); prompt_length: (B,) without padding; completion_ids: (B, L).
         written: (B, L) bool, up to and including the first end token.
-        commit_step: (B, L) denoising step of each token, 1..N; logprob: (B, L) what each was drawn with.
+        commit_step: (B, L) denoising step of each token, 1..N, and 0 where a completion that had ended was filled up;
+            logprob: (B, L) what each was drawn with.
         reward: (P, G); advantage: (B,).
         confidence: (B, L) probability of each token at temperature 1.
         problems: P; texts, verdicts: B, what was written and how it was judged.
@@ -69,9 +70,10 @@ class KeptRollout:
 
 
 def rollout_settings(config: TrainConfig) -> SamplerSettings:
+    c = config
     return SamplerSettings(
-        config.completion_length, config.denoising_steps, config.block_length, config.temperature, config.remasking,
-        masked_rows_only=config.masked_head,
+        c.completion_length, c.denoising_steps, c.block_length, c.temperature, c.remasking, c.schedule,
+        c.confidence_threshold, c.factor, c.entropy_bound, c.cache, c.cfg_scale, c.stop_at_eos, c.masked_head,
     )
 
 
@@ -159,6 +161,6 @@ def _metrics(
         "completion/tokens": tokens.float().mean().item(),
         "completion/tokens_max": float(tokens.max().item()),
         # the mean surprise of what was drawn: an unbiased estimate that needs no pass of its own
-        "policy/entropy": -done.logprob.mean().item(),
+        "policy/entropy": -done.logprob[done.commit_step > 0].mean().item(),
         "rollout/nfe": done.nfe.float().mean().item(),
     } | part_means(verdicts)
