@@ -12,6 +12,7 @@ import gradio as gr
 
 from bgpo.config import EVAL_ORDERS, KNOBS, TrainConfig
 from bgpo.jobs.chat import ChatError, ChatSettings
+from bgpo.models.decoding import CACHES, FIXED_SCHEDULES, SCHEDULES
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import Run, list_runs
@@ -23,7 +24,10 @@ from ui.services import Services
 from ui.tabs import on_open
 
 FIELD = "chat-"
-SETTINGS = ("denoising_steps", "block_length", "temperature", "remasking", "seed")
+SETTINGS = (
+    "denoising_steps", "block_length", "temperature", "remasking", "seed", "schedule", "confidence_threshold", "cache",
+    "cfg_scale",
+)
 FIELDS = ("checkpoint", "prompt", *SETTINGS)
 EXAMPLES = 6
 PUSH_EVERY = 0.05  # seconds between updates of the page; faster events share one
@@ -68,7 +72,11 @@ def setting_words(settings: Mapping[str, Any]) -> str:
     """Sampler settings in a line, for the list of answers."""
     order = str(settings["remasking"]).replace("_", " ")
     temperature = f"T = {settings['temperature']:g}" if settings["temperature"] else "greedy"
-    return f"{settings['denoising_steps']} steps, {temperature}, {order}, seed {settings['seed']}"
+    schedule, cache = (str(settings.get(name, usual)) for name, usual in (("schedule", "quota"), ("cache", "none")))
+    steps = f"{settings['denoising_steps']} steps" if schedule in FIXED_SCHEDULES else schedule.replace("_", " ")
+    cached = "" if cache == "none" else f", {cache.replace('_', ' ')} cache"
+    guided = f", guidance {settings['cfg_scale']:g}" if settings.get("cfg_scale") else ""
+    return f"{steps}, {temperature}, {order}{cached}{guided}, seed {settings['seed']}"
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
@@ -112,18 +120,40 @@ class ChatPage:
                                      elem_id="chat-remasking", filterable=False)
         self.seed = gr.Number(0, label="Seed", step=1, elem_id="chat-seed", info="Same seed and settings, same answer.")
         self.new_seed = gr.Button("New seed", size="sm", elem_id="chat-new-seed")
+        with gr.Accordion("Schedule, cache, guidance", open=False, elem_id="chat-more"):
+            threshold = KNOBS["confidence_threshold"]
+            self.more = {
+                "schedule": self._choice("schedule", SCHEDULES),
+                "confidence_threshold": UnjudgedSlider(
+                    threshold.low, 1, threshold.default, step=0.01, buttons=[], label=threshold.label,
+                    elem_id="chat-confidence_threshold", info="For the schedule named threshold.",
+                ),
+                "cache": self._choice("cache", CACHES),
+                "cfg_scale": UnjudgedSlider(
+                    0, 4, 0, step=0.1, label="Guidance", elem_id="chat-cfg_scale", buttons=[],
+                    info="Classifier-free; 0 is none. Each pass then costs two.",
+                ),
+            }
+
+    def _choice(self, name: str, choices: Mapping[str, str]) -> gr.Dropdown:
+        """A dropdown that says of each choice what it does; what is an approximation is called one."""
+        words = [(f"{choice.replace('_', ' ')}: {sentence}", choice) for choice, sentence in choices.items()]
+        return gr.Dropdown(
+            words, value=KNOBS[name].default, label=KNOBS[name].label, elem_id=f"chat-{name}", filterable=False,
+        )
 
     def _connect(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         form = [self.steps, self.block, self.temperature, self.remasking, self.seed]
+        more = list(self.more.values())
         of_task = [self.prompt, self.examples, *form, self.errors]
         question = [self.checkpoint, self.prompt]
         on_open(self.opened, [self.stage, self.checkpoint, self.generate, *of_task], inputs=question)
         self.checkpoint.input(self.checkpoint_chosen, question, of_task, **quiet)
         self.examples.click(lambda row: row[0], self.examples, self.prompt, **quiet)
         self.new_seed.click(lambda: random.randrange(1, 10_000), None, self.seed, **quiet)
-        everything = {self.checkpoint, self.prompt, *form}
-        gr.on([*edits(form), self.seed.change], self.edited, everything, self.errors, queue=False,
+        everything = {self.checkpoint, self.prompt, *form, *more}
+        gr.on([*edits([*form, *more]), self.seed.change], self.edited, everything, self.errors, queue=False,
               trigger_mode="always_last", **quiet)
         gr.on([self.generate.click, self.prompt.submit], self.answer, everything,
               [self.stage, self.errors, self.generate, self.stop], trigger_mode="once", concurrency_limit=4, **quiet)
@@ -234,11 +264,13 @@ class ChatPage:
             "completion_length": config.completion_length, "denoising_steps": given[self.steps],
             "block_length": given[self.block], "temperature": given[self.temperature],
             "remasking": given[self.remasking], "seed": given[self.seed],
+        } | {
+            name: given[control] for name, control in self.more.items() if control in given
         }
 
     def _problems(self, given: Mapping[Any, Any], config: TrainConfig) -> dict[str, str]:
         settings = self._settings(given, config)
-        empty = [name for name in ("denoising_steps", "temperature", "seed") if settings[name] in (None, "")]
+        empty = [name for name in settings if settings[name] in (None, "")]
         if empty:
             return {name: f"{KNOBS[name].label} is empty; give {KNOBS[name].allowed}." for name in empty}
         try:

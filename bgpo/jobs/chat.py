@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.config import EVAL_ORDERS, KNOBS
+from bgpo.models.decoding import BLOCK_CAUSAL, CACHES, SCHEDULES, SamplerSettings
 from bgpo.models.registry import MODELS
 from bgpo.tasks.base import FiniteTask, Problem, problems
 from bgpo.tasks.registry import TASKS
@@ -40,20 +41,42 @@ class ChatSettings:
     temperature: float
     remasking: str
     seed: int
+    schedule: str = KNOBS["schedule"].default
+    cache: str = KNOBS["cache"].default
+    confidence_threshold: float = KNOBS["confidence_threshold"].default
+    cfg_scale: float = 0.0
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        return SamplerSettings(
+            self.completion_length, self.denoising_steps, self.block_length, self.temperature, self.remasking,
+            self.schedule, self.confidence_threshold, cache=self.cache, cfg_scale=self.cfg_scale,
+        )
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> ChatSettings:
-        """Raises ChatError with the field and a sentence for the first value out of range."""
+        """Raises ChatError with the field and a sentence for the first value out of range.
+
+        Args:
+            values: schedule, cache, confidence_threshold and cfg_scale may be left out.
+        """
         checked: dict[str, Any] = {
             name: _number(values, name, KNOBS[name].low, KNOBS[name].high, int)
             for name in ("completion_length", "denoising_steps", "block_length", "seed")
         }
         checked["temperature"] = _number(values, "temperature", 0, KNOBS["temperature"].high, float)
-        if values.get("remasking") not in EVAL_ORDERS:
-            raise ChatError(f"remasking = {values.get('remasking')!s:.40} is not known; choose one of "
-                            f"{', '.join(EVAL_ORDERS)}.", "remasking")
-        settings = cls(**checked, remasking=values["remasking"])
-        _refuse_contradictions(settings)
+        for name in ("confidence_threshold", "cfg_scale"):
+            if name in values:
+                checked[name] = _number(values, name, KNOBS[name].low, KNOBS[name].high, float)
+        for name, choices in (("remasking", EVAL_ORDERS), ("schedule", SCHEDULES), ("cache", CACHES)):
+            checked[name] = values.get(name, KNOBS[name].default) if name != "remasking" else values.get(name)
+            if checked[name] not in choices:
+                raise ChatError(
+                    f"{name} = {checked[name]!s:.40} is not known; choose one of {', '.join(choices)}.", name
+                )
+        settings = cls(**checked)
+        if problem := settings.sampler.problem():
+            raise ChatError(problem[1], problem[0])
         return settings
 
 
@@ -144,7 +167,6 @@ class Chat:
 
 
 def _denoise(model, task, problem, text, settings: ChatSettings, stopped, locked=()) -> Iterator[dict[str, Any]]:
-    from bgpo.models.decoding import SamplerSettings
     from bgpo.models.noise import Noise
     from bgpo.models.sampler import RUNNERS_UP, Watch, denoise
 
@@ -156,10 +178,7 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped, locked
         )
     prompt_ids = _prompt(model, task, text, settings)
     standing = _standing(model, settings.completion_length, locked)
-    sampler = SamplerSettings(
-        settings.completion_length, settings.denoising_steps, settings.block_length, settings.temperature,
-        settings.remasking,
-    )
+    _refuse_cache(model, settings)
     yield {
         "kind": "start", "prompt": text, "prompt_tokens": model.pieces(prompt_ids[0].tolist()),
         "length": settings.completion_length, "block_length": settings.block_length,
@@ -168,7 +187,8 @@ def _denoise(model, task, problem, text, settings: ChatSettings, stopped, locked
     start = time.perf_counter()
     event = None
     watch = Watch(guesses=True, entropy=True, runners_up=RUNNERS_UP)
-    for event in denoise(model, prompt_ids, sampler, Noise(settings.seed), locked=standing, watch=watch):
+    noise = Noise(settings.seed)
+    for event in denoise(model, prompt_ids, settings.sampler, noise, locked=standing, watch=watch):
         yield _step(model, event, time.perf_counter() - start)
         if stopped():
             return
@@ -189,6 +209,13 @@ def _prompt(model, task, text: str, settings: ChatSettings) -> Any:
     except ValueError as error:
         raise ChatError(str(error), "prompt") from None
     return ids[:, room - model.prompt_tokens(ids).item() :]
+
+
+def _refuse_cache(model, settings: ChatSettings) -> None:
+    block = model.attention_block
+    if settings.cache == BLOCK_CAUSAL and not (block and settings.block_length % block == 0):
+        needs = f"whole blocks of {block} tokens" if block else "a block-causal model, which this one is not"
+        raise ChatError(f"cache = block_causal needs {needs}; choose another cache.", "cache")
 
 
 def _step(model, event, seconds: float) -> dict[str, Any]:
@@ -278,16 +305,3 @@ def _number(values: Mapping[str, Any], name: str, low: float, high: float, kind:
         shown = f"{noun} from {low:.0f} to {high:.0f}" if kind is int else f"{noun} from {low:g} to {high:g}"
         raise ChatError(f"{name} = {given!s:.40} is not allowed; give {shown}.", name)
     return number
-
-
-def _refuse_contradictions(settings: ChatSettings) -> None:
-    length, block, steps = settings.completion_length, settings.block_length, settings.denoising_steps
-    if length % block:
-        raise ChatError(
-            f"block_length = {block} does not divide completion_length = {length}; change one of them.", "block_length"
-        )
-    if steps > length or steps % (length // block):
-        raise ChatError(
-            f"denoising_steps = {steps} must be a multiple of the {length // block} blocks and at most "
-            f"completion_length = {length}; change denoising_steps or block_length.", "denoising_steps",
-        )

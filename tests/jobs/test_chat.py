@@ -56,6 +56,14 @@ def test_events_tell_the_whole_story(chat, checkpoint):
     json.dumps([start, *steps, end], allow_nan=False)
 
 
+def test_adaptive_schedules_caches_and_guidance_are_heard(chat, checkpoint):
+    sure = {"schedule": "threshold", "confidence_threshold": 0.01}
+    steps = ask(chat, checkpoint, **sure, cache="dual", denoising_steps=3)[1:-1]
+    assert [len(step["commits"]) for step in steps] == [4, 4], "every token is surer than 0.01, block by block"
+    guided, plain = (ask(chat, checkpoint, cfg_scale=scale)[1]["commits"] for scale in (4, 0))
+    assert guided != plain
+
+
 def test_same_seed_same_answer(chat, checkpoint):
     def answer(seed):
         return [event.get("commits") for event in ask(chat, checkpoint, seed=seed)]
@@ -71,7 +79,8 @@ def test_a_prompt_that_states_no_problem_is_answered_without_a_verdict(chat, che
     ({"denoising_steps": 3}, "denoising_steps"), ({"denoising_steps": 9, "block_length": 8}, "denoising_steps"),
     ({"block_length": 3}, "block_length"), ({"temperature": float("nan")}, "temperature"),
     ({"temperature": -1}, "temperature"), ({"seed": 1.5}, "seed"), ({"seed": None}, "seed"),
-    ({"remasking": "<b>"}, "remasking"),
+    ({"remasking": "<b>"}, "remasking"), ({"schedule": "<b>"}, "schedule"), ({"cache": "block_causal"}, "cache"),
+    ({"cfg_scale": -1}, "cfg_scale"), ({"confidence_threshold": 2}, "confidence_threshold"),
     ({"completion_length": 4096, "block_length": 4096, "denoising_steps": 4096}, "completion_length"),
     ({"completion_length": "8"}, None), ({"prompt": "  "}, "prompt"), ({"prompt": "é+1"}, "prompt"),
     ({"prompt": "1+" * 50}, "prompt"),
