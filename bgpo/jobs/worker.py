@@ -47,6 +47,7 @@ _CODES = {"finished": FINISHED, "stopped": STOPPED, "paused": STOPPED, "failed":
 # and not imported here, because most load torch. A new one needs its name in JOBS of bgpo/config.py, too.
 JOBS = {
     "train": "bgpo.training.trainer:run", "finetune": "bgpo.training.finetune:run", "probe": "bgpo.training.probe:run",
+    "evaluate": "bgpo.training.assess:run",
 }
 
 

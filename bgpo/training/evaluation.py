@@ -102,3 +102,11 @@ def _decode(model, task, config, held_out, temperature, check) -> tuple[Denoised
 
 def _mean_and_error(name: str, rewards: torch.Tensor) -> dict[str, float]:
     return {name: rewards.mean().item(), f"{name}_se": (rewards.std() / len(rewards) ** 0.5).item()}
+
+
+if __name__ == "__main__":
+    import sys
+
+    from bgpo.training.assess import main
+
+    sys.exit(main())

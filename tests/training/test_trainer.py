@@ -115,7 +115,7 @@ def test_reports_what_a_page_shows(uninterrupted):
     assert names <= set(METRICS)
     others = {"memory/cuda_peak_mb", "kl/reference", "ratio/clipped_fraction"}
     others |= {f"reward/part_{name}" for name in PARTS}  # this run has a reward of its own
-    others |= {name for name in METRICS if name.startswith("finetune/")}  # another job
+    others |= {name for name in METRICS if name.startswith(("probe/", "finetune/", "eval/"))}  # those of other jobs
     assert names == set(METRICS) - others, "a metric that no run logs has no place in METRICS"
     assert sorted(step for name, step in recorder.points if name == "reward/heldout_greedy") == [0, 2, 4]
     assert sorted(step for name, step in recorder.points if name == "reward/mean") == [1, 2, 3, 4]

@@ -1,0 +1,94 @@
+"""Measuring a checkpoint: the estimators against enumeration, the job and the command on a real checkpoint."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bgpo.config import TrainConfig
+from bgpo.models.checkpoints import TrainingState, save_checkpoint
+from bgpo.models.tiny import build_tiny
+from bgpo.tasks.base import split_of
+from bgpo.training.assess import interval, pass_at, run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("assess") / "step-000000"
+    save_checkpoint(folder, build_tiny(torch.Generator().manual_seed(0)), TrainingState("training", 0, 0.0, 1), None)
+    return folder
+
+
+class Heard:
+    """A listener that remembers."""
+
+    def __init__(self, stop: bool = False):
+        self.points, self.shown, self.stop = {}, {}, stop
+
+    def phase(self, name, done, total):
+        pass
+
+    def metrics(self, step, values):
+        self.points |= {(name, step): value for name, value in values.items()}
+
+    def completions(self, step, shown):
+        self.shown[step] = shown
+
+    def should_stop(self):
+        return self.stop
+
+
+@pytest.mark.parametrize("samples, right, k", [(5, 2, 1), (5, 2, 3), (6, 0, 2), (4, 4, 4), (8, 1, 8), (7, 3, 5)])
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_one(samples, right, k):
+    draws = list(itertools.combinations(range(samples), k))
+    assert pass_at(k, right, samples) == pytest.approx(sum(any(i < right for i in draw) for draw in draws) / len(draws))
+
+
+def test_intervals():
+    """Wilson's for one completion a problem (8 of 10: 0.490 to 0.943), never outside 0 to 1, never of no width."""
+    assert interval([1] * 8 + [0] * 2, 1) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    for right in ([0] * 20, [4] * 20, [1, 2, 3] * 5):
+        low, high = interval(right, 4)
+        assert 0 <= low <= sum(right) / len(right) / 4 <= high <= 1 and low < high
+
+
+def test_the_job_keeps_every_completion_with_its_verdict(checkpoint, tmp_path):
+    config = TrainConfig(
+        job="evaluate", start_from=str(checkpoint), eval_lengths="8,16", eval_samples=3, eval_problems=10, threads=1,
+        block_length=8, denoising_steps=4,
+    )
+    heard = Heard()
+    assert run(config, tmp_path, heard, tmp_path).status == "finished"
+    kept = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    scores = json.loads((tmp_path / "evaluation.json").read_text())
+    assert len(kept) == 2 * 10 * 3 and [score["length"] for score in scores] == [8, 16]
+    assert all(split_of(one["prompt"]) == "held_out" and one["reason"] for one in kept)
+    for score in scores:
+        mine = [one["reward"] >= 1 for one in kept if one["length"] == score["length"]]
+        assert score["pass_1"] == sum(mine) / len(mine) == heard.points["eval/pass_1", score["length"]]
+        assert score["low"] <= score["pass_1"] <= score["high"] and score["pass_1"] <= score["pass_k"]
+        assert score["nfe"] <= score["length"] / 2  # two tokens a pass, fewer passes where an answer has ended
+    assert len(heard.shown[8]) == 30 and len({one["completion"] for one in kept}) > 10
+    again = tmp_path / "again"
+    again.mkdir()
+    run(config, again, Heard(), tmp_path)
+    assert (again / "completions.jsonl").read_text() == (tmp_path / "completions.jsonl").read_text()
+    assert run(config, again, Heard(stop=True), tmp_path).status == "stopped"
+
+
+def test_the_command_prints_a_table_and_json(checkpoint):
+    command = [sys.executable, "-m", "bgpo.training.evaluation", "--checkpoint", str(checkpoint), "--task", "adder",
+               "stack_programs", "--eval-problems", "8", "--split", "validation", "--json", "--completion-length", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["split"] == "validation" and [row["task"] for row in result["scores"]] == ["adder", "stack_programs"]
+    assert all(row["problems"] == 8 and row["low"] < row["high"] for row in result["scores"])
+    refused = subprocess.run([*command, "--eval-lengths", "7"], capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 2 and "eval_lengths" in refused.stderr and "Traceback" not in refused.stderr
