@@ -14,10 +14,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from bgpo.algorithm.objectives import OBJECTIVES
-from bgpo.config import TrainConfig
+from bgpo.config import TrainConfig, prompt_room
 from bgpo.jobs import control
-from bgpo.tasks.registry import TASKS
-from bgpo.training.hardware import room_for
+from bgpo.training.hardware import Room, room_for
+from bgpo.training.memory_estimate import estimate
 from storage.labels import set_archived
 from storage.metrics import points_after, series
 from storage.run_list import latest
@@ -38,7 +38,7 @@ class Lines:
 
     Attributes:
         base: MB of one draw of a chunk; shared: draws that share a pass.
-        source: what `base` was read off: "probe", "run" or "".
+        source: what `base` was read off: "probe", "run", or "estimate" before the first step; else "".
     """
 
     base: float
@@ -54,13 +54,15 @@ class Lines:
 
 def shared_draws(config: TrainConfig, pass_tokens: float) -> int:
     """Draws of one chunk of completions that fit a pass together; 1 where the budget is not known."""
-    width = TASKS[config.task].prompt_length + config.completion_length
+    width = prompt_room(config) + config.completion_length
     pairs = max(1, int(pass_tokens) // width)
     return max(1, pairs // min(pairs, config.prompts_per_step * config.group_size)) if pass_tokens else 1
 
 
-def lines_of(config: TrainConfig, peak: float | None, pass_tokens: float, probed: dict[str, dict[int, float]]) -> Lines:
-    """From the probe where there is one, else from the run's own peak.
+def lines_of(
+    config: TrainConfig, peak: float | None, pass_tokens: float, probed: dict[str, dict[int, float]], room: Room
+) -> Lines:
+    """From the probe where there is one, else from the run's own peak, else from the estimate of the launch form.
 
     Args:
         peak: most MB that a step of the run has held; probed: MB by objective and draws.
@@ -71,7 +73,9 @@ def lines_of(config: TrainConfig, peak: float | None, pass_tokens: float, probed
         flat = [value for draws, value in probed.get("bgpo", {}).items() if draws > 1]
         return Lines(one, max(shared, round(max(flat) / one)) if flat and one else shared, "probe")
     if not peak:
-        return Lines(0.0, shared, "")
+        one = config.with_values(job="train", objective="bgpo", mc_samples=1)
+        expected = estimate(one, room, int(pass_tokens))
+        return Lines(expected.saved / MB, shared, "estimate") if expected else Lines(0.0, shared, "")
     objective = OBJECTIVES.get(config.objective)
     held = config.mc_samples if objective is not None and objective.retained else min(config.mc_samples, shared)
     return Lines(peak / held, shared, "run")
@@ -87,8 +91,8 @@ def memory_of(services: Services, run_id: int) -> dict[str, Any]:
     probe = newest_probe(services, run_id)
     probed = probed_points(services, probe) if probe else {}
     held = {objective: points for (objective, what), points in probed.items() if what == "saved_mb"}
-    lines = lines_of(config, peak, now.get(PASS_TOKENS) or config.token_budget, held)
     used, room = now.get("memory/cuda_peak_mb") or now.get("memory/rss_mb"), room_for(config)
+    lines = lines_of(config, peak, now.get(PASS_TOKENS) or config.token_budget, held, room)
     objective = OBJECTIVES.get(config.objective)
     return {
         "id": run.id, "objective": config.objective, "draws": config.mc_samples, "peak": peak,

@@ -19,14 +19,14 @@ import torch
 
 from bgpo.algorithm.elbo import Head
 from bgpo.algorithm.objectives import OBJECTIVES
-from bgpo.config import TrainConfig
+from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.denoiser import Denoiser
-from bgpo.tasks.base import Task, problems
-from bgpo.tasks.registry import TASKS
+from bgpo.tasks.base import Task, problems, with_prompt_length
 from bgpo.training.likelihood import Passes
 from bgpo.training.listener import Listener, Outcome
 from bgpo.training.machine import MB, choose_device, free_bytes
 from bgpo.training.optimizer import policy_optimizer
+from bgpo.training.plugins import task_of
 from bgpo.training.policy import fresh_policy, trainable
 from bgpo.training.rollouts import Rollouts
 from bgpo.training.seeds import python_random, torch_generator
@@ -47,7 +47,7 @@ def run(config: TrainConfig, folder: Path, listener: Listener, warm_start_cache:
     listener.phase("starting", 0, 1)
     device = choose_device(config.device)
     torch.set_num_threads(config.threads or 1)
-    task = TASKS[config.task]
+    task = with_prompt_length(task_of(config, folder), prompt_room(config))
     model = trainable(fresh_policy(config, device), config, folder)
     budget = config.token_budget or token_budget_for(model, task.prompt_length, config.completion_length)
     cells = [(draws, objective) for draws in sorted({*DRAWS, config.mc_samples}) for objective in MEASURED]

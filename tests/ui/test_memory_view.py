@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from bgpo.config import TrainConfig
+from bgpo.training.hardware import Room
+from bgpo.training.memory_estimate import estimate
 from storage.metrics import Point, flush
 from storage.runs import HIGH, get_run, list_runs, transition
 from ui.memory_view import lines_of, shared_draws
 
 ADDER = TrainConfig(task="adder", prompts_per_step=8, group_size=8, mc_samples=4)
+ROOM = Room("a card", "cuda", 10 * 2**30, 16 * 2**30)
 WIDTH = 64 * (5 + ADDER.completion_length)  # tokens of one draw of all completions: the adder's prompts have 5 tokens
 
 
@@ -21,15 +24,20 @@ def test_draws_share_a_pass_as_far_as_the_budget_goes():
 
 @pytest.mark.parametrize(("objective", "base"), [("bgpo", 50), ("elbo", 25), ("elbo_two_pass", 50)])
 def test_the_lines_follow_from_the_runs_own_peak(objective, base):
-    lines = lines_of(ADDER.with_values(objective=objective), 100, 2 * WIDTH, {})
+    lines = lines_of(ADDER.with_values(objective=objective), 100, 2 * WIDTH, {}, ROOM)
     assert (lines.base, lines.shared, lines.source) == (base, 2, "run")
     assert (lines.bgpo(64), lines.plain(64)) == (2 * base, 64 * base)
 
 
 def test_a_measurement_counts_more_than_the_peak():
-    lines = lines_of(ADDER, 999, WIDTH, {"elbo": {1: 30.0, 4: 120.0}, "bgpo": {1: 30.0, 4: 60.0, 16: 60.0}})
+    lines = lines_of(ADDER, 999, WIDTH, {"elbo": {1: 30.0, 4: 120.0}, "bgpo": {1: 30.0, 4: 60.0, 16: 60.0}}, ROOM)
     assert (lines.base, lines.shared, lines.source) == (30, 2, "probe")
-    assert lines_of(ADDER, None, WIDTH, {}).source == ""
+
+
+def test_before_the_first_step_the_launch_forms_estimate_serves():
+    lines = lines_of(ADDER, None, WIDTH, {}, ROOM)
+    one = ADDER.with_values(mc_samples=1)
+    assert lines.source == "estimate" and lines.base * 2**20 == pytest.approx(estimate(one, ROOM, WIDTH).saved)
 
 
 def test_measuring_queues_a_probe_ahead_and_its_points_come_back(client, services, new_run):

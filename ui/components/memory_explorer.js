@@ -40,7 +40,7 @@ class MemoryExplorer {
         el("div", { class: "bigs" }, this.ours.node, this.theirs.node, this.ratio.node), this.words,
         el("div", { class: "act" }, this.button, this.state), this.message, this.estimate),
       el("div", { class: "pair" },
-        el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Held for backward against the draws" }), el("span", { class: "bgpo-soft", text: "lines computed, dots measured" })), this.lines, this.table),
+        el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Held for backward against the draws" }), this.lineWords = el("span", { class: "bgpo-soft" })), this.lines, this.table),
         el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Step by step" }), this.stepWords = el("span", { class: "bgpo-soft" })), this.steps)));
     live.watch(element, ["selection", "theme"], () => this.load());
     live.watch(element, ["points", "runs"], () => this.follow());
