@@ -12,7 +12,7 @@ from bgpo.models.decoding import SamplerSettings
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.noise import Noise
 from bgpo.models.sampler import Denoised, complete
-from bgpo.tasks.base import Problem, Task, problems
+from bgpo.tasks.base import Problem, Task, TaskError, problems
 from bgpo.training.rollouts import Judge, trace_json, verdicts_on
 from bgpo.training.seeds import derived_seed, python_random
 
@@ -44,6 +44,29 @@ class Evaluation:
 def held_out_problems(task: Task, config: TrainConfig) -> list[Problem]:
     """The same problems at every evaluation of every run of this task, in the same order."""
     return problems(task, "held_out", config.eval_problems, python_random(0, "held out"), distinct=True)
+
+
+def validation_problems(task: Task, config: TrainConfig) -> list[Problem]:
+    """What checkpoints are chosen on, so that held-out reward is a fair measure of the chosen one.
+
+    Empty for a task that has not as many of them as an evaluation takes; its checkpoints have no reward to choose by.
+    """
+    try:
+        return problems(task, "validation", config.eval_problems, python_random(0, "validation"), distinct=True)
+    except TaskError:
+        return []
+
+
+def validation_reward(
+    model: Denoiser, task: Task, config: TrainConfig, validation: list[Problem], judge: Judge | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Greedy reward on the validation problems, with one standard error."""
+    if not validation:
+        return {}
+    _, texts = _decode(model, task, config, validation, 0.0, check)
+    verdicts = verdicts_on(validation, texts, task, judge)
+    return _mean_and_error("reward/validation_greedy", torch.tensor([float(verdict.total) for verdict in verdicts]))
 
 
 def evaluation_settings(config: TrainConfig, temperature: float, length: int = 0) -> SamplerSettings:

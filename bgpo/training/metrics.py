@@ -35,6 +35,8 @@ METRICS: dict[str, Metric] = _table(
     *(Metric(f"reward/part_{name}", f"Reward part: {label.lower()}", "", help) for name, (label, help) in PARTS.items()),
     Metric("reward/heldout_greedy", "Held-out, greedy", "", "Mean reward on held-out problems, decoded at temperature 0."),
     Metric("reward/heldout_greedy_se", "Held-out greedy, standard error", "", "One standard error of the greedy held-out reward."),
+    Metric("reward/validation_greedy", "Validation, greedy", "", "Mean greedy reward on validation problems, on which the best checkpoint is chosen."),
+    Metric("reward/validation_greedy_se", "Validation, standard error", "", "One standard error of the greedy validation reward."),
     Metric("reward/heldout_sampled", "Held-out, T = 1", "", "Mean reward on held-out problems, sampled at temperature 1."),
     Metric("reward/heldout_sampled_se", "Held-out T = 1, standard error", "", "One standard error of the sampled held-out reward."),
     Metric("bound/value", "BGPO bound", "reward", "The linear lower bound that BGPO maximises, averaged over completions, at the update."),

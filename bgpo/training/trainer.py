@@ -28,7 +28,7 @@ from bgpo.models.registry import MODELS
 from bgpo.tasks.base import Task, with_prompt_length
 from bgpo.tasks.listed import ListedTask
 from bgpo.training import warmup
-from bgpo.training.evaluation import evaluate, held_out_problems
+from bgpo.training.evaluation import evaluate, held_out_problems, validation_problems, validation_reward
 from bgpo.training.likelihood import Passes
 from bgpo.training.listener import Listener, Outcome, StopRequested
 from bgpo.training.machine import choose_device, largest_token_budget, memory_metrics, threads_for
@@ -69,6 +69,7 @@ class _Run:
         self.judge = judge_of(config, folder)
         self.device = choose_device(config.device)
         self.held_out = held_out_problems(self.task, config)
+        self.validation = validation_problems(self.task, config)
         self.step = 0
         self.token_budget = config.token_budget
         self.spending = Spending()
@@ -240,11 +241,14 @@ class _Run:
         self.listener.phase("evaluating", self.step, total)
         start = time.monotonic()
         result = evaluate(self.model, self.task, self.config, self.held_out, self.judge, self._check)
+        chosen_on = validation_reward(
+            self.model, self.task, self.config, self.validation, self.judge, self._check
+        )
         # in this order: a page that sees the reward then finds the samples, too
         self.listener.completions(self.step, result.shown)
-        self.listener.metrics(self.step, result.metrics | {"time/evaluation_s": time.monotonic() - start})
+        self.listener.metrics(self.step, result.metrics | chosen_on | {"time/evaluation_s": time.monotonic() - start})
         kind = "warm_start" if self.step == 0 else "final" if self.step == total else "evaluation"
-        self._save(kind, result.metrics["reward/heldout_greedy"])
+        self._save(kind, chosen_on.get("reward/validation_greedy"))
 
     def _save(self, kind: str, reward: float | None) -> None:
         folder = self.checkpoints / f"step-{self.step:06d}"
