@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.config import ConfigError, TrainConfig
-from bgpo.jobs import control, logs, queueing, sweeps
+from bgpo.jobs import archive, control, logs, queueing, sweeps
 from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
 from bgpo.jobs.control import ControlError
 from bgpo.jobs.ends import one_line
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error, NOT_FOUND)
     except ControlError as error:
         return _refuse(error, NOT_FOUND if isinstance(error.__cause__, RunNotFound) else NOT_NOW)
-    except (Refused, ConfigError, StorageError, sweeps.SweepError) as error:
+    except (Refused, ConfigError, StorageError, sweeps.SweepError, archive.ArchiveError) as error:
         return _refuse(error, REFUSED)
     finally:
         db.close()
@@ -183,6 +183,18 @@ def _log(db: Database, given: argparse.Namespace) -> int:
     return DONE
 
 
+def _export(db: Database, given: argparse.Namespace) -> int:
+    target = (given.file or Path(f"run-{given.run}.zip")).absolute()
+    written = archive.export_run(db, given.run, target, given.checkpoints)
+    print(json.dumps({"id": given.run, "file": str(written)}) if given.json else written)
+    return DONE
+
+
+def _import(db: Database, given: argparse.Namespace) -> int:
+    _show([archive.import_run(db, given.file, _data_dir(given, db) / "runs")], given, time.time())
+    return DONE
+
+
 # ---- words
 
 
@@ -292,6 +304,12 @@ def _parser() -> argparse.ArgumentParser:
     log = command("log", "The last lines of a run's log.", _log)
     log.add_argument("run", type=int, metavar="RUN")
     log.add_argument("--lines", type=int, default=40, metavar="N")
+    out = command("export", "Write a run to one file: config, curves, completions, checkpoints.", _export)
+    out.add_argument("run", type=int, metavar="RUN")
+    out.add_argument("file", type=Path, nargs="?", metavar="FILE", help="(default: run-RUN.zip here)")
+    out.add_argument("--checkpoints", choices=archive.CHOICES, default="best_and_last")
+    come = command("import", "Make a run of a file that export wrote.", _import)
+    come.add_argument("file", type=Path, metavar="FILE")
     return parser
 
 

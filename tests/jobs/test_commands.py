@@ -131,6 +131,15 @@ def test_a_sweep_is_queued_as_a_group(db, jobs):
     assert len(answer(jobs("start", "--sweep", "learning_rate = 1e-5..1e-3 log", "--samples", 3, "--json"))) == 3
 
 
+def test_a_run_goes_out_and_comes_in(db, jobs, row, data):
+    run = row("finished", TrainConfig(seed=7).to_json())
+    assert answer(jobs("export", run.id, data / "out.zip", "--json")) == {
+        "id": run.id, "file": str(data / "out.zip")}
+    again = answer(jobs("import", data / "out.zip", "--json"))[0]
+    assert again["id"] != run.id and again["config"]["seed"] == 7
+    assert jobs("export", 99)[0] == 3 and jobs("import", data / "nothing.zip")[0] == 2
+
+
 def test_the_log_is_shown(jobs, row):
     run = row("finished")
     Path(run.folder, "log.txt").write_text("one\ntwo\nthree\n")
