@@ -156,6 +156,12 @@ def leases(db: Database) -> list[Lease]:
         return sorted((Lease(*row) for row in rows), key=lambda lease: lease.device)
 
 
+def free_devices(db: Database, offer: Offer) -> dict[str, list[str]]:
+    """What of `offer` nobody has, by pool: "cpu" and "gpu"."""
+    with db.read() as connection:
+        return _free(connection, offer)
+
+
 def lease_if_free(db: Database, run: Run, devices: Sequence[str]) -> bool:
     """Takes one device for a run that starts without the queue; False when all are taken, and then it goes without."""
     with db.write() as connection:

@@ -269,9 +269,3 @@ def published_words(config: TrainConfig) -> list[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def start_words(statuses: list[str], slots: int = 1) -> str:
-    """When a run started now would begin, given the statuses of all runs."""
-    before = sum(status in ("queued", "launching", "running") for status in statuses) - (slots - 1)
-    return "Starts now" if before <= 0 else f"Queued behind {before}"

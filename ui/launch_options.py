@@ -12,9 +12,9 @@ from gradio.components import Component
 from bgpo.config import KNOBS, TrainConfig
 from bgpo.jobs import sweeps
 from bgpo.jobs.queueing import PRIORITIES
-from bgpo.jobs.times import parse_time, time_words
+from bgpo.jobs.times import parse_time
 from storage.runs import Run
-from ui import run_words
+from ui import run_times, run_words
 
 
 class OptionError(ValueError):
@@ -79,7 +79,7 @@ def read(given: Mapping[str, Any], now: float) -> Choice:
     return Choice(place, (given["lines"] or "").strip(), int(given["samples"] or 0))
 
 
-def preview(config: TrainConfig, choice: Choice, runs: Sequence[Run], slots: int, now: float) -> list[str]:
+def preview(config: TrainConfig, choice: Choice, runs: Sequence[Run], slots: int) -> list[str]:
     """What the choice means for the launch, in sentences. Raises SweepError."""
     words = []
     count = 1
@@ -88,33 +88,11 @@ def preview(config: TrainConfig, choice: Choice, runs: Sequence[Run], slots: int
         count = len(planned.configs)
         first = ", ".join(f"{name} {run_words.value_words(value)}" for name, value in planned.changes[0].items())
         words.append(f"A sweep of {count} runs, the first with {first}.")
-    seconds = seconds_of(config, runs)
-    if seconds is not None:
-        whole = seconds * count / min(slots, count)
-        each = f", {duration(seconds)} each" if count > 1 else ""
-        words.append(f"About {duration(whole)}{each}, judging by the last such run.")
+    each = run_times.expected(config, runs)
+    if each is not None:
+        whole = run_times.span_words(each.times(count / min(slots, count)))
+        lasts = f"{whole} in all, {run_times.span_words(each)} each" if count > 1 else whole
+        words.append(f"Takes {lasts}, {run_times.judged_words(each)}.")
     elif choice.lines:
         words.append("How long it takes cannot be said before one such run has finished.")
-    if choice.place["start_at"]:
-        words.append(f"Not before {time_words(choice.place['start_at'], now)}.")
-    if "after_id" in choice.place:
-        words.append(f"After run {choice.place['after_id']} has ended.")
     return words
-
-
-def seconds_of(config: TrainConfig, runs: Sequence[Run]) -> float | None:
-    """How long the last finished run of the same kind took, for this one's steps; None without one."""
-    for run in sorted(runs, key=lambda run: -run.id):
-        other = run_words.config_of(run) if run.status == "finished" and run.seconds else None
-        if other and (other.job, other.task, other.model, other.model_path) == (
-            config.job, config.task, config.model, config.model_path
-        ):  # fmt: skip
-            return run.seconds * config.train_steps / run.train_steps
-    return None
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that one would say."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

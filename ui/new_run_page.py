@@ -12,6 +12,7 @@ import gradio as gr
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig
 from bgpo.jobs import control, sweeps
+from bgpo.jobs.devices import nvidia_gpus
 from bgpo.jobs.lineage import origin
 from bgpo.presets import PRESETS
 from storage.database import StorageError
@@ -20,6 +21,7 @@ from storage.settings import cpu_slots
 from ui import config_form, launch_options
 from ui.components.launch_card import launch_card, preset_cards, preset_choice, review
 from ui.services import Services
+from ui.start_words import read_queue, start_words
 from ui.tabs import on_open
 
 # Start answers with the run's id, or 0 when nothing was started; what filled the form leaves the address
@@ -118,19 +120,23 @@ class NewRunPage:
         self, values: Mapping[str, Any], preset: str, options: Mapping[str, Any] | None = None, refused: str = "",
         **more: Any,
     ) -> dict[str, Any]:
-        runs, slots = list_runs(self.services.db), cpu_slots(self.services.db)
+        runs, slots, now = list_runs(self.services.db), cpu_slots(self.services.db), time.time()
         group: list[str] = []
-        if options is not None:
-            try:
-                config, now = config_form.read(values), time.time()
-                group = launch_options.preview(config, launch_options.read(options, now), runs, slots, now)
-            except ConfigError:
-                pass  # the fields say so
-            except ValueError as error:
-                refused = refused or str(error)
-        statuses, url = [run.status for run in runs], self.services.database_url
+        place: dict[str, Any] = {}
+        try:
+            choice = launch_options.read(options or self._options({}), now)
+            place = choice.place
+            group = launch_options.preview(config_form.read(values), choice, runs, slots)
+        except ConfigError:
+            pass  # the fields say so
+        except ValueError as error:
+            refused = refused or str(error)
+        queue = read_queue(self.services.db, runs, slots, nvidia_gpus(), now)
+        url = self.services.database_url
         more = {"check": lambda config: origin(self.services.db, config)} | more
-        return review(values, preset, url, statuses, refused=refused, slots=slots, group=group, **more)
+        return review(
+            values, preset, url, lambda config: start_words(config, place, queue), refused=refused, group=group, **more
+        )
 
 
 def build(services: Services) -> None:

@@ -38,7 +38,7 @@ def test_a_run_is_planned_on_the_form(form, services):
     id, card = form(priority="high", at="in 2 h", after=str(first))
     run = next(run for run in list_runs(services.db) if run.id == id)
     assert (run.priority, run.after_id) == (1, first) and run.start_at > time.time() + 7000
-    assert card["group"][0].startswith("Not before ") and card["group"][1] == f"After run {first} has ended."
+    assert card["starts"] == f"Starts after run {first} has ended"
 
 
 def test_a_sweep_is_previewed_and_launched(form, services):
@@ -54,9 +54,9 @@ def test_the_time_is_judged_by_the_last_run_of_the_kind(form, services):
     id, _ = form()
     for before, after in (("queued", "launching"), ("launching", "running"), ("running", "finished")):
         transition(services.db, id, (before,), after, seconds=600.0)
-    assert form(start=False)[1]["group"] == ["About 10 min, judging by the last such run."]
+    assert form(start=False)[1]["group"] == ["Takes about 10 min, judging by one finished run of this kind."]
     card = form(start=False, lines="seed = 1..6")[1]
-    assert card["group"][1] == "About 60 min, 10 min each, judging by the last such run."
+    assert card["group"][1] == "Takes about 60 min in all, about 10 min each, judging by one finished run of this kind."
 
 
 @pytest.mark.parametrize("options, sentence", [

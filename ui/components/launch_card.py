@@ -35,17 +35,17 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 
 
 def review(
-    values: Mapping[str, Any], preset: str, database_url: str, statuses: Sequence[str],
-    notes: Sequence[str] = (), refused: str = "", slots: int = 1,
+    values: Mapping[str, Any], preset: str, database_url: str, starts: Callable[[TrainConfig], str],
+    notes: Sequence[str] = (), refused: str = "",
     check: Callable[[TrainConfig], object] = lambda config: None, group: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
     Args:
-        statuses: of all runs, for the queue.
+        starts: the line that says when it begins, and on what.
         notes: sentences on what an address asked for in vain.
         refused: why the last press of Start came to nothing, or the next one would.
-        group: sentences on when it starts, how long it takes, and the sweep that it is.
+        group: sentences on how long it takes, and the sweep that it is.
         check: what only the app can judge, such as whether a run has a checkpoint; raises ConfigError.
     """
     shown: dict[str, Any] = {
@@ -59,13 +59,12 @@ def review(
         check(config)
     except ConfigError as error:
         return shown | {"problems": error.problems}
-    return shown | _plan(config, preset, database_url, list(statuses), slots)
+    return shown | {"starts": starts(config)} | _plan(config, preset, database_url)
 
 
-def _plan(config: TrainConfig, preset: str, database_url: str, statuses: list[str], slots: int) -> dict[str, Any]:
+def _plan(config: TrainConfig, preset: str, database_url: str) -> dict[str, Any]:
     changed = differences(PRESETS[preset].config(), config)
     return {
-        "starts": config_form.start_words(statuses, slots),
         "plan": config_form.plan_words(config),
         "preset": PRESETS[preset].title,
         "changes": [[name, value_words(before), value_words(after)] for name, (before, after) in changed.items()],
