@@ -32,7 +32,16 @@ from storage.metrics import Point, newest_cursor, points_after, series
 from storage.rollups import Bucket
 from storage.run_list import latest
 from storage.runs import RunNotFound, get_run, list_runs, run_events
-from ui import lab_routes, label_routes, memory_view, queue_routes, rollout_routes, run_words, storage_routes
+from ui import (
+    lab_routes,
+    label_routes,
+    memory_view,
+    queue_routes,
+    rollout_routes,
+    run_words,
+    storage_routes,
+    task_routes,
+)
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.run_summaries import RunSummaries, knob_defaults, short
 from ui.services import Services
@@ -155,6 +164,7 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "id": run.id, "folder": run.folder, "knobs": run_words.knob_rows(config) if config else [],
         "preset": run_words.preset_config(config)[0] if config else "",
         "command": command_line(config, services.database_url) if config else "",
+        "config": run_words.config_file(config) if config else "",
         "fork": run_words.form_address(config) if config else "",
         "careless": task.careless if task else "", "correct_fraction": config.correct_fraction if config else None,
         "checkpoints": [
@@ -261,6 +271,7 @@ def build_router(services: Services) -> APIRouter:
     rollout_routes.add(router, services)
     lab_routes.add(router, services)
     storage_routes.add(router, services)
+    task_routes.add(router)
 
     @router.get("/live")
     def live(request: Request, runs: str = "", seen: str = "") -> Response:

@@ -183,13 +183,13 @@ def prefill(query: Mapping[str, str]) -> Prefill | None:
     values = PRESETS[preset].config().model_dump()
     for name, text in named.items():
         try:
-            values[name] = _field_value(KNOBS[name], text)
+            values[name] = field_value(KNOBS[name], text)
         except ValueError:
             ignored.append(f"{name} = {text[:40]} from the address was left out; give {KNOBS[name].allowed}.")
     return Prefill(preset, values, ignored)
 
 
-def _field_value(knob: Knob, text: str) -> Any:
+def field_value(knob: Knob, text: str) -> Any:
     """What the control can show of a text; raises ValueError when that is nothing."""
     if knob.choices:
         if text not in knob.choices:

@@ -19,7 +19,8 @@ from storage.database import StorageError
 from storage.runs import Run, list_runs
 from storage.settings import cpu_slots
 from ui import config_form, launch_options
-from ui.components.launch_card import launch_card, preset_cards, preset_choice, review
+from ui.components.launch_card import config_drop, launch_card, preset_cards, preset_choice, review, task_preview
+from ui.config_file import read_file
 from ui.services import Services
 from ui.start_words import read_queue, start_words
 from ui.tabs import on_open
@@ -44,8 +45,10 @@ class NewRunPage:
         self.preset = gr.State(first)
         self.address = gr.State("")  # the address that filled the form last, so that coming back keeps edits
         self.cards = preset_cards(first)
+        self.file = config_drop()
         with gr.Row(elem_id="new-run-body"):
             with gr.Column(elem_id="new-run-form", elem_classes="bgpo-form", scale=5, min_width=0):
+                task_preview()
                 self.controls = config_form.build()
             with gr.Column(elem_id="new-run-side", scale=3, min_width=0):
                 self.name = gr.Textbox(
@@ -67,6 +70,7 @@ class NewRunPage:
         controls = list(self.controls.values())
         filled = [self.preset, self.cards, self.card, *controls]
         self.cards.click(self.preset_chosen, None, filled, **quiet)
+        self.file.click(self.file_given, None, [self.file, *filled], **quiet)
         on_open(self.opened, [self.address, *filled], inputs=[self.address, self.preset, *controls])
         self.start.click(self.start_pressed, everything, [self.started, self.card], **quiet).then(
             None, self.started, None, js=_OPEN_RUN,
@@ -79,6 +83,17 @@ class NewRunPage:
         name = event.preset if getattr(event, "preset", None) in PRESETS else next(iter(PRESETS))
         values = PRESETS[name].config().model_dump()
         return [name, preset_choice(name), self._review(values, name), *self._shown(values)]
+
+    def file_given(self, event: gr.EventData) -> list[Any]:
+        """A config file fills the form; one that is none changes nothing but the line that says so."""
+        name = str(getattr(event, "name", ""))[:80]
+        try:
+            found = read_file(str(getattr(event, "text", "")))
+        except ValueError as error:
+            return [{"said": f"{name}: {error}", "notes": []}, *[gr.skip()] * (3 + len(KNOBS))]
+        said = {"said": f"The form holds what {name} says.", "notes": found.ignored}
+        card = self._review(found.values, found.preset)
+        return [said, found.preset, preset_choice(found.preset), card, *self._shown(found.values)]
 
     def opened(self, search: str, address: str, preset: str, *given: Any) -> list[Any]:
         """The tab is opened: an address that asks for a preset or knobs fills the form, once."""

@@ -59,13 +59,21 @@ def config_of(run: Run) -> TrainConfig | None:
         return None
 
 
+def config_file(config: TrainConfig) -> str:
+    """The config as a JSON file that people read; the New run form takes it back."""
+    return config.model_dump_json(indent=2) + "\n"
+
+
 def preset_config(config: TrainConfig) -> tuple[str, TrainConfig]:
     """The preset of the config's job and task (title, config); the plain defaults where there is none."""
-    for preset in PRESETS.values():
-        usual = preset.config()
-        if (usual.job, usual.task) == (config.job, config.task):
-            return preset.title, usual
-    return "the defaults", TrainConfig(task=config.task)
+    name = preset_name(config.job, config.task)
+    return (PRESETS[name].title, PRESETS[name].config()) if name else ("the defaults", TrainConfig(task=config.task))
+
+
+def preset_name(job: Any, task: Any) -> str | None:
+    """The first preset of a job and task, if there is one."""
+    usual = ((preset.config(), name) for name, preset in PRESETS.items())
+    return next((name for config, name in usual if (config.job, config.task) == (job, task)), None)
 
 
 def onward_query(config: TrainConfig, run_id: int, step: int) -> dict[str, str]:

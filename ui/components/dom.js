@@ -83,6 +83,15 @@ export function copyButton(text, fallback) {
   return button;
 }
 
+// Saves a blob under a name, as a download.
+export function download(blob, name) {
+  const link = el("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
 // Asks before something that cannot be undone. Resolves to true only on the named button.
 export function confirmed(question, detail, action) {
   return new Promise((resolve) => {

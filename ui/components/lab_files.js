@@ -1,6 +1,6 @@
 // Traces as files: saved as JSON, as a player without a network, as a GIF; read back from JSON.
 
-import { el } from "/assets/dom.js";
+import { download } from "/assets/dom.js";
 
 const MOST_BYTES = 4 * 2 ** 20;
 
@@ -26,12 +26,4 @@ export async function shownFile(file) {
       && event.commits.every((item) => Array.isArray(item) && Number.isInteger(item[0]) && typeof item[1] === "string"))));
   if (!whole) throw new Error(`${file.name} holds no trace; choose one that was exported here as JSON.`);
   return events;
-}
-
-function download(blob, name) {
-  const link = el("a", { href: URL.createObjectURL(blob), download: name });
-  document.body.append(link);
-  link.click();
-  link.remove();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }

@@ -1,7 +1,9 @@
 // What Start will do, in words, beside the form; and the sentences at the form's fields.
 
+import { configFile } from "/assets/config_file.js";
 import { copyText, el, styles } from "/assets/dom.js";
 import { goTo, keepErrors, placeErrors } from "/assets/field_errors.js";
+import { showTask } from "/assets/task_preview.js";
 
 export function mount(element, props, watch) {
   styles("new_run");
@@ -12,6 +14,7 @@ export function mount(element, props, watch) {
   const draw = () => {
     const value = props.value;
     if (!value?.prefix) return;
+    showTask(value.task);
     placeErrors(value.prefix, value.problems, value.names);
     card.replaceChildren(...parts(value, form).filter(Boolean));
     document.getElementById("new-run-start")?.classList.toggle("lc-refused", Object.keys(value.problems).length > 0);
@@ -36,7 +39,7 @@ function parts(value, form) {
       ? el("dl", { class: "lc-changes" }, ...value.changes.flatMap(([name, before, after]) => [
         el("dt", {}, name), el("dd", {}, el("span", {}, before), el("i", { "aria-label": "to" }, "\u2192"), el("b", {}, after))]))
       : el("p", { class: "lc-none" }, "Nothing: the preset as it is."),
-    ...command(value.command),
+    ...command(value.command), configFile(value.config),
   ];
 }
 

@@ -10,11 +10,12 @@ import gradio as gr
 from bgpo.config import KNOBS, ConfigError, TrainConfig, differences
 from bgpo.jobs.command import command_line
 from bgpo.presets import PRESETS
+from bgpo.tasks.preview_child import KNOBS_READ
 from bgpo.tasks.registry import TASKS
 from ui import config_form
 from ui.components.module import module
 from ui.memory_words import estimate_card
-from ui.run_words import value_words
+from ui.run_words import config_file, value_words
 
 
 def preset_cards(chosen: str) -> gr.HTML:
@@ -24,6 +25,16 @@ def preset_cards(chosen: str) -> gr.HTML:
 
 def launch_card() -> gr.HTML:
     return module("launch_card")
+
+
+def config_drop() -> gr.HTML:
+    """Takes a config file; one that is dropped or chosen triggers `click` with {"name", "text"}."""
+    return module("config_file", elem_id="new-run-file")
+
+
+def task_preview() -> gr.HTML:
+    """The task's problems and its grader to try, folded; the card tells it which task is chosen."""
+    return module("task_preview", elem_id="new-run-task")
 
 
 def preset_choice(chosen: str) -> dict[str, Any]:
@@ -50,7 +61,7 @@ def review(
     """
     shown: dict[str, Any] = {
         "prefix": config_form.FIELD, "names": list(KNOBS), "problems": {}, "notes": list(notes), "refused": refused,
-        "group": list(group),
+        "group": list(group), "task": {name: values.get(name) or "" for name in KNOBS_READ},
         "labels": {name: config_form.label(knob) for name, knob in KNOBS.items()},
         "folds": {name: config_form.fold_title(knob.group) for name, knob in KNOBS.items() if knob.rare},
     }
@@ -69,5 +80,6 @@ def _plan(config: TrainConfig, preset: str, database_url: str) -> dict[str, Any]
         "preset": PRESETS[preset].title,
         "changes": [[name, value_words(before), value_words(after)] for name, (before, after) in changed.items()],
         "command": command_line(config, database_url),
+        "config": config_file(config),
         "memory": estimate_card(config),
     }

@@ -1,5 +1,6 @@
 // Every knob of the run, with those that were changed made plain; the command that does the same; what happened when.
 
+import { configFile } from "/assets/config_file.js";
 import { age, copyButton, el, get, styles } from "/assets/dom.js";
 import { live } from "/assets/live.js";
 
@@ -28,7 +29,8 @@ export function mount(element) {
 function view(run, facts) {
   const command = el("pre", { class: "bgpo-mono", text: facts.command || "The config cannot be read by this version." });
   const parts = [el("section", { class: "bgpo-card command" },
-    el("header", {}, el("h3", { text: "The same run without a browser" }), copyButton(() => facts.command, command)), command)];
+    el("header", {}, el("h3", { text: "The same run without a browser" }), copyButton(() => facts.command, command)), command,
+    facts.config ? configFile(facts.config, `run-${run.id}-config.json`) : null)];
   const groups = [...new Set(facts.knobs.map((knob) => knob.group))];
   const changed = facts.knobs.filter((knob) => knob.differs).length;
   parts.push(el("p", { class: "bgpo-soft count", text: changed === 0 ? `All knobs as in the preset ${facts.preset}.` : `${changed} of ${facts.knobs.length} knobs differ from the preset ${facts.preset}.` }));
