@@ -67,6 +67,7 @@ class NewRunPage:
         options = [option.change for option in self.options.values()]
         gr.on([*config_form.edits(self.controls.values()), *options], self.edited, everything, self.card, queue=False,
               trigger_mode="always_last", **quiet)
+        self.card.click(self.edited, everything, self.card, trigger_mode="always_last", **quiet)  # the queue changed
         controls = list(self.controls.values())
         filled = [self.preset, self.cards, self.card, *controls]
         self.cards.click(self.preset_chosen, None, filled, **quiet)

@@ -7,6 +7,7 @@ import json
 from playwright.sync_api import expect
 
 from bgpo.presets import adder
+from storage.settings import pause_queue
 from ui.run_words import config_file
 
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -15,6 +16,16 @@ def problems(split): return [{{"q": "{HOSTILE}" + str(n) + split, "answer": str(
 def prompt(problem): return problem["q"]
 def reward(problem, completion): return {{"correct": float(completion == problem["answer"])}}
 '''
+
+
+def test_the_line_on_the_start_follows_the_queue(app, db, page):
+    page.goto(f"{app.url}/?tab=new")
+    line = page.locator(".lc-starts")
+    expect(line).to_have_text("Starts now on the CPU")
+    pause_queue(db, True)
+    expect(line).to_have_text("The queue is paused: it will wait")
+    pause_queue(db, False)
+    expect(line).to_have_text("Starts now on the CPU")
 
 
 def test_the_task_is_looked_at_and_a_config_file_fills_the_form(app, page, tmp_path):

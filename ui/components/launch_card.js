@@ -3,9 +3,10 @@
 import { configFile } from "/assets/config_file.js";
 import { copyText, el, styles } from "/assets/dom.js";
 import { goTo, keepErrors, placeErrors } from "/assets/field_errors.js";
+import { live } from "/assets/live.js";
 import { showTask } from "/assets/task_preview.js";
 
-export function mount(element, props, watch) {
+export function mount(element, props, watch, trigger) {
   styles("new_run");
   styles("field_errors");
   const card = el("section", { class: "lc", "aria-label": "What will happen", "aria-live": "polite" });
@@ -22,6 +23,20 @@ export function mount(element, props, watch) {
   if (form) keepErrors("knob-", form);
   draw();
   watch("value", draw);
+  followQueue(element, props, trigger);
+}
+
+// The line on when it starts is true only until the queue changes; it is then asked for again, if anybody sees it.
+function followQueue(element, props, trigger) {
+  const state = () => JSON.stringify([live.queue, live.list().map((run) => [run.id, run.status, run.queue_place])]);
+  let known = state();
+  live.watch(element, ["runs", "queue"], () => {
+    const said = props.value;
+    // what an address asked for in vain, or why Start was refused, is said once and stays
+    if (!element.offsetParent || !said?.starts || said.notes.length || said.refused || state() === known) return;
+    known = state();
+    trigger("click");
+  });
 }
 
 function parts(value, form) {
