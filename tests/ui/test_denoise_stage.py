@@ -106,7 +106,16 @@ def test_loaded_trace_stands_at_its_end_with_verdict_and_folded_tail(page):
     expect(page.locator(".ds-chip:visible")).to_have_text(["030 %", "850 %", "510 %"])
     expect(page.locator(".ds-fold")).to_have_text("end \u00d7 5")
     expect(page.locator(".ds-verdict")).to_have_text("Reward 1: 37+48 = 085")
-    expect(page.locator(".ds-status")).to_contain_text("Generated in 41 ms, 8 forward passes, shown at 6 steps/s")
+    expect(page.locator(".ds-status")).to_have_text(
+        "Generated in 41 ms, 4 tokens, 97.6 tokens/s, 8 forward passes, 0.5 tokens per forward, "
+        "first change after 5 ms, shown at 6 steps/s"
+    )
+
+
+def test_tokens_that_stood_from_the_start_were_not_generated(page):
+    start, *rest = events()
+    load(page, [start | {"locked": [[0, "0", 5], [7, "<eos>", 1]]}, *rest])  # the second is behind the end of the text
+    expect(page.locator(".ds-status")).to_contain_text("3 tokens, 73.2 tokens/s")
 
 
 def test_scrubbing_shows_every_step_and_nothing_moves(page):

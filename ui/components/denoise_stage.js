@@ -4,7 +4,7 @@
 // Events that arrive faster than people can follow wait here; nothing is ever slowed down where it is generated.
 
 import { el, setText, styles } from "/assets/dom.js";
-import { END_TOKEN, Trace, duration, percent, plural, visible } from "/assets/denoise_trace.js";
+import { END_TOKEN, Trace, duration, figures, percent, plural, rate, visible } from "/assets/denoise_trace.js";
 import { AnswerHistory } from "/assets/answer_history.js";
 import { Strip } from "/assets/denoise_strip.js";
 
@@ -332,16 +332,19 @@ export class Stage {
   }
 
   statusWords() {
-    const { start, end, last, total, seconds } = this.trace;
+    const { start, end, last, total } = this.trace;
     if (!start) return "";
     if (end?.kind === "error") return end.message;
     const shown = `shown at ${Number(this.rate().toFixed(1))} steps/s`;
     if (!end) return `Generating: ${last} of ${plural(total, "step")} made, ${shown}`;
     if (end.kind === "stopped") return `Stopped after ${last} of ${plural(start.steps, "step")}`;
-    const took = end.seconds ?? seconds[last];
-    if (took === null || took === undefined) return `Recorded answer, ${plural(total, "step")}, ${shown}`;
-    const passes = end.nfe ? `, ${plural(end.nfe, "forward pass", "forward passes")}` : "";
-    return `Generated in ${duration(took)}${passes}, ${shown}`;
+    const took = figures(this.trace);
+    if (took.seconds === null) return `Recorded answer, ${plural(total, "step")}, ${shown}`;
+    return [`Generated in ${duration(took.seconds)}`, took.tokens === null ? "" : plural(took.tokens, "token"),
+      took.perSecond === null ? "" : `${rate(took.perSecond)} tokens/s`,
+      took.passes === null ? "" : plural(took.passes, "forward pass", "forward passes"),
+      took.perPass === null ? "" : `${rate(took.perPass)} tokens per forward`,
+      took.firstChange === null ? "" : `first change after ${duration(took.firstChange)}`, shown].filter(Boolean).join(", ");
   }
 
   // only at the last step: a verdict beside a half-filled canvas would give the ending away

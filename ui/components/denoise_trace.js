@@ -116,6 +116,30 @@ export function visible(token) {
   return token.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce").replaceAll("\t", "\u21e5") || "\u2205";
 }
 
+/**
+ * What an answer took: {seconds, tokens, perSecond, passes, perPass, firstChange}; null for what is not known. Tokens are
+ * those that were written up to the end of the text; what stood from the start does not count.
+ */
+export function figures(trace) {
+  const { end, seconds, last } = trace;
+  const took = end?.seconds ?? seconds[last] ?? null;
+  const standing = [...trace.locked.keys()].filter((position) => position < end?.tokens).length;
+  const tokens = Number.isFinite(end?.tokens) ? end.tokens - standing : null;
+  const passes = end?.nfe || null;
+  const first = trace.commits.findIndex((commits) => commits.length > 0);
+  return {
+    seconds: took, tokens, passes,
+    perSecond: tokens !== null && took > 0 ? tokens / took : null,
+    perPass: tokens !== null && passes ? tokens / passes : null,
+    firstChange: first > 0 ? seconds[first] ?? null : null,
+  };
+}
+
+/** A rate with three figures: 97.6, 0.5, 1234. */
+export function rate(value) {
+  return String(value >= 100 ? Math.round(value) : Number(value.toPrecision(3)));
+}
+
 /** "4 ms", "1.3 s", "2 min 5 s". */
 export function duration(seconds) {
   if (seconds < 0.9995) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
