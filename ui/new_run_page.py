@@ -148,11 +148,13 @@ class NewRunPage:
         except ValueError as error:
             refused = refused or str(error)
         queue = read_queue(self.services.db, runs, slots, nvidia_gpus(), now)
-        url = self.services.database_url
-        more = {"check": lambda config: origin(self.services.db, config)} | more
-        return review(
-            values, preset, url, lambda config: start_words(config, place, queue), refused=refused, group=group, **more
-        )
+
+        def starts(config: TrainConfig) -> str:
+            begin = origin(self.services.db, config)
+            waits = {} if begin.waits_for is None else {"after_id": begin.waits_for}
+            return start_words(config, waits | place, queue)
+
+        return review(values, preset, self.services.database_url, starts, refused=refused, group=group, **more)
 
 
 def build(services: Services) -> None:

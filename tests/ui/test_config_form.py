@@ -193,6 +193,12 @@ def test_the_page_checks_where_a_run_starts_from(page):
     assert "run:99@1" in card["problems"]["start_from"]
 
 
+def test_a_run_that_begins_with_the_end_of_another_one_waits_for_it(page):
+    first, _ = page.start_pressed(filled(page))
+    for given in (f"run:{first}", f"run:{first}@best"):
+        assert page.edited(filled(page, start_from=given))["starts"] == f"Starts after run {first} has ended"
+
+
 def test_start_queues_exactly_one_run_with_the_form_s_config(page):
     run_id, card = page.start_pressed(filled(page, mc_samples=8, train_steps=3))
     (run,) = list_runs(page.services.db)

@@ -47,17 +47,16 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 
 def review(
     values: Mapping[str, Any], preset: str, database_url: str, starts: Callable[[TrainConfig], str],
-    notes: Sequence[str] = (), refused: str = "",
-    check: Callable[[TrainConfig], object] = lambda config: None, group: Sequence[str] = (),
+    notes: Sequence[str] = (), refused: str = "", group: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
     Args:
-        starts: the line that says when it begins, and on what.
+        starts: the line that says when it begins, and on what; raises ConfigError for what only the app can judge,
+            such as whether a run has a checkpoint.
         notes: sentences on what an address asked for in vain.
         refused: why the last press of Start came to nothing, or the next one would.
         group: sentences on how long it takes, and the sweep that it is.
-        check: what only the app can judge, such as whether a run has a checkpoint; raises ConfigError.
     """
     shown: dict[str, Any] = {
         "prefix": config_form.FIELD, "names": list(KNOBS), "problems": {}, "notes": list(notes), "refused": refused,
@@ -67,10 +66,10 @@ def review(
     }
     try:
         config = config_form.read(values)
-        check(config)
+        begins = starts(config)
     except ConfigError as error:
         return shown | {"problems": error.problems}
-    return shown | {"starts": starts(config)} | _plan(config, preset, database_url)
+    return shown | {"starts": begins} | _plan(config, preset, database_url)
 
 
 def _plan(config: TrainConfig, preset: str, database_url: str) -> dict[str, Any]:
