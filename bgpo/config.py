@@ -37,6 +37,7 @@ LR_SCHEDULES = ("constant", "linear")
 PROMPT_STYLES = ("auto", "chat", "plain")
 EVAL_ORDERS = (LOW_CONFIDENCE, *ROLLOUT_ORDERS)
 STALL_POLICIES = ("show", "restart", "kill")
+MIRRORS = ("none", "tensorboard", "wandb", "trackio")  # each opened in bgpo/jobs/mirror.py
 JOBS = ("train", "finetune", "evaluate", "probe")  # each has a function in bgpo/jobs/worker.py
 PRECISIONS = ("fp32", "bf16", "bf16_pure")
 ADAPTERS = ("none", "lora")
@@ -413,6 +414,10 @@ class TrainConfig(BaseModel):
     stalled_after: int = knob(
         120, "A run stands still after so long without progress, or 3 times its median step if that is more.",
         group="Machine", low=1, high=1_000_000, unit="seconds", rare=True,
+    )
+    mirror: str = knob(
+        "none", "Where a copy of the metrics goes as well; needs the package of that name.",
+        group="Machine", choices=MIRRORS, rare=True,
     )
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.config import KNOBS
+from bgpo.jobs.mirror import Mirror
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.pace import Pace, Rate
 from bgpo.training.health import WATCHED, Health
@@ -118,6 +119,7 @@ class Reporter:
         self._stop = False
         self.requested: str | None = None  # the last word of the database: pause, stop, ...
         self._health: Health | None = None
+        self._mirror: Mirror | None = None
         self._away = False  # the database did not take the last batch
         self._writer = threading.Thread(target=self._write_until_closed, name="reporter", daemon=True)
         self._writer.start()
@@ -130,6 +132,10 @@ class Reporter:
         except StorageError as error:
             self._narrator.say(f"The health rules begin anew: earlier points cannot be read ({_first_line(error)}).")
         self._health = health
+
+    def mirror_to(self, mirror: Mirror | None) -> None:
+        """From here on `mirror` gets a copy of every step's metrics."""
+        self._mirror = mirror
 
     def patience(self, least: float) -> None:
         """A run counts as stalled after so many seconds without progress, at the least."""
@@ -154,6 +160,8 @@ class Reporter:
         points = [Point(name, int(step), seconds, _finite(value)) for name, value in values.items()]
         alerts = self._examine(int(step), {point.metric: point.value for point in points})
         self._put([*points, *alerts])
+        if self._mirror:
+            self._mirror.log(int(step), {point.metric: point.value for point in points if point.value is not None})
         self._narrator.metrics(step, values)
         for alert in alerts:
             self._narrator.say(f"{alert.severity.capitalize()} at step {alert.step}: {alert.message}")
@@ -188,6 +196,9 @@ class Reporter:
 
     def close(self) -> bool:
         """Writes what is left and ends the thread. False when some of it had to stay in the spool."""
+        if self._mirror:  # first, while the heartbeat still goes
+            self._mirror.close()
+            self._mirror = None
         self._closing.set()
         self._wake.set()
         self._writer.join()

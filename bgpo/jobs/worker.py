@@ -29,6 +29,7 @@ from bgpo.jobs.control import default_name, device_kind
 from bgpo.jobs.devices import nvidia_gpus, offer
 from bgpo.jobs.ends import End, failed, one_line
 from bgpo.jobs.lineage import origin
+from bgpo.jobs.mirror import mirror_of
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Reporter
 from bgpo.jobs.retrying import conclude
@@ -238,6 +239,7 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
     config = None
     try:
         config = TrainConfig.from_json(run.config_json)
+        reporter.mirror_to(mirror_of(config, run, narrator.say))
         end = _do(config, run, reporter)
     except BaseException as error:  # SystemExit ends a run as well
         end = failed(error, reporter.step, config)
