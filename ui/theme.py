@@ -181,18 +181,18 @@ body, gradio-app { background: var(--bgpo-bg) !important; }
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 @media (max-width: 700px) { .gradio-container .main.fillable { padding: 0 12px 32px !important; } }
 
-/* the four areas, as one quiet line under the name */
+/* the areas, as one quiet line under the name */
 #bgpo-header { height: 0; min-height: 0; overflow: visible; position: relative; z-index: 5; margin-bottom: -16px; }
 #bgpo-areas > .tab-wrapper { border-bottom: 1px solid var(--bgpo-line); height: 46px; padding: 0 190px 0 150px; margin: 0 0 18px; }
 @media (max-width: 700px) {
   #bgpo-header { height: 42px; margin-bottom: -16px; }
   #bgpo-areas > .tab-wrapper { padding: 0; }
-  #bgpo-areas > .tab-wrapper button { padding: 0 10px; }
 }
 #bgpo-areas > .tab-wrapper .tab-container { height: 46px; background: none; }
 #bgpo-areas > .tab-wrapper .tab-container::after { display: none; }
 #bgpo-areas > .tab-wrapper button { font-size: 14px; font-weight: 550; color: var(--bgpo-text-soft); padding: 0 14px;
   height: 46px; border: 0; border-radius: 0; background: none; }
+@media (max-width: 700px) { #bgpo-areas > .tab-wrapper button { padding: 0 8px; font-size: 13.5px; } }
 #bgpo-areas > .tab-wrapper button:hover { color: var(--bgpo-text); background: none; }
 #bgpo-areas > .tab-wrapper button.selected { color: var(--bgpo-text); background: none;
   box-shadow: inset 0 -2px var(--bgpo-accent); }

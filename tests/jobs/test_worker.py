@@ -273,7 +273,7 @@ def test_a_second_ctrl_c_ends_at_once(data):
 
 
 WRONG = [
-    (["--preset", "sudokku"], "There is no preset named sudokku; the presets are adder, stack_programs, countdown."),
+    (["--preset", "sudokku"], "There is no preset named sudokku; the presets are adder, stack_programs, countdown, "),
     (["--mc-samples", "0"], "mc_samples = 0 is not allowed; give a whole number from 1 to 1024."),
     (["--block-length", "3"], "block_length = 3"),
     (["--learning-rate", "inf"], "learning_rate = inf is not allowed"),

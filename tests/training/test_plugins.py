@@ -81,7 +81,10 @@ def test_objective_file_equal_to_bgpo_gives_the_run_of_bgpo(start, own, tmp_path
     assert built_in.points["grad/norm", 1] > 0
     mine = start(objective="custom", objective_file=own(OWN_BGPO.format(separable=separable)), reward_file=reward)
     for key, value in built_in.points.items():
-        assert mine.points[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
+        if key[0] == "progress/compute" and not separable:
+            assert mine.points[key] >= value  # its values take a pass of their own
+        else:
+            assert mine.points[key] == pytest.approx(value, rel=1e-4, abs=1e-6), key
     left, right = weights(tmp_path / "built_in"), weights(tmp_path / "run")
     assert all(torch.allclose(left[name], right[name], rtol=0, atol=1e-5) for name in left)
 

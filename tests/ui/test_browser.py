@@ -343,7 +343,10 @@ def test_charts_stand_in_sections_that_fold_and_only_with_data(app, db, page):
 
 
 # something of each area that is there only when the area is
-AREAS = {"runs": ".bgpo-run-header .one h2", "new": "#new-run-start", "chat": "#chat-prompt", "system": ".sf-card dl"}
+AREAS = {
+    "runs": ".bgpo-run-header .one h2", "new": "#new-run-start", "chat": "#chat-prompt", "lab": ".bgpo-lab .form",
+    "system": ".sf-card dl",
+}
 
 
 def test_the_address_reproduces_the_view_and_the_page_fits_a_phone(app, db, page):

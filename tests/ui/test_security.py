@@ -209,12 +209,13 @@ def test_guessing_the_password_becomes_slow(locked):
 
 
 def test_nothing_that_is_loaded_or_run_can_be_code():
-    """No pickle, no eval, no shell, no remote code anywhere in the product."""
+    """No pickle, no eval, no shell, no remote code anywhere in the product, but for the one program made for that."""
     wrong = []
     for folder in ("app.py", "bgpo", "storage", "ui", "benchmarks"):
         for path in [ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py")):
             wrong += [f"{path.relative_to(ROOT)}: {what}" for what in dangers(ast.parse(path.read_text()))]
-    assert wrong == []
+    # what runs a model's programs does so after it has locked itself in
+    assert set(wrong) == {"bgpo/tasks/sandbox_child.py: calls exec"}
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:

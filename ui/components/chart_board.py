@@ -246,7 +246,7 @@ CHARTS: dict[str, Chart] = {
 }
 
 SECTIONS: dict[str, Section] = {
-    "reward": Section("Reward", ("reward", "warmup", "finetune"), ("reward", "finetune", "warmup")),
+    "reward": Section("Reward", ("reward", "warmup", "finetune", "eval"), ("reward", "finetune", "warmup")),
     "bound": Section("Bound", ("bound", "elbo"), ("bound", "gap", "spread", "elbo")),
     "policy": Section("Policy", ("log_ratio", "ratio", "kl", "policy"), ("log_ratio", "ratio", "kl", "entropy")),
     "gradient": Section("Gradient", ("grad", "lr"), ("grad_norm", "noise", "lr")),
