@@ -33,6 +33,7 @@ from storage.rollups import Bucket
 from storage.run_list import latest
 from storage.runs import RunNotFound, get_run, list_runs, run_events
 from ui import (
+    evaluations,
     lab_routes,
     label_routes,
     memory_view,
@@ -270,6 +271,7 @@ def build_router(services: Services) -> APIRouter:
     queue_routes.add(router, services)
     rollout_routes.add(router, services)
     lab_routes.add(router, services)
+    evaluations.add(router, services)
     storage_routes.add(router, services)
     task_routes.add(router)
 

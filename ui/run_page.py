@@ -7,6 +7,7 @@ import gradio as gr
 from ui.components.bound_monitor import bound_monitor
 from ui.components.chart_board import SECTIONS, board_tools, chart_board
 from ui.components.checkpoint_list import checkpoint_list
+from ui.components.evaluations import evaluations
 from ui.components.held_out import held_out
 from ui.components.log_tail import log_tail
 from ui.components.memory_explorer import memory_explorer
@@ -42,3 +43,5 @@ def build(services: Services) -> None:
             log_tail()
         with gr.Tab("Checkpoints", id="checkpoints", elem_id="run-checkpoints"):
             checkpoint_list()
+        with gr.Tab("Evaluations", id="evaluations", elem_id="run-evaluations"):
+            evaluations()

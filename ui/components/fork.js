@@ -4,10 +4,11 @@ import { get } from "/assets/dom.js";
 import { openArea } from "/assets/live.js";
 
 // which: a step, "newest" or "best"
-export async function openFork(run, which = "newest") {
+// changes: knobs that are to be different, {job: "evaluate"}
+export async function openFork(run, which = "newest", changes = {}) {
   const { fork } = await get(`/api/runs/${run.id}`);
   const query = new URLSearchParams(fork);
-  query.set("start_from", `run:${run.id}@${which}`);
+  for (const [name, value] of Object.entries({ ...changes, start_from: `run:${run.id}@${which}` })) query.set(name, value);
   openForm(query);
 }
 

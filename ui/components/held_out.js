@@ -38,6 +38,7 @@ class HeldOut {
     const job = live.runs.get(run)?.knobs?.job ?? "train";
     this.matrix.replaceChildren(el("div", { class: "empty", text: job === "train"
       ? "The first samples come with the first held-out check, right after the warm start."
+      : job === "evaluate" ? "This run measures a checkpoint: its scores are under Evaluations."
       : "This run writes no samples; chat with one of its checkpoints to see what it has learned." }));
     setText(this.note, "");
   }

@@ -81,7 +81,7 @@ class OneRun {
     this.origin.hidden = !run.parent;
     const name = parent ? `run ${parent.id}, ${parent.name}` : `run ${run.parent}, which is not there any more`;
     const link = parent ? el("button", { type: "button", class: "link", text: name, on: { click: () => live.select([parent.id]) } }) : el("span", { text: name });
-    this.origin.replaceChildren("Forked from ", run.parent_step === null ? "" : `step ${run.parent_step} of `, link, ".");
+    this.origin.replaceChildren(run.knobs.job === "evaluate" ? "Evaluates " : "Forked from ", run.parent_step === null ? "" : `step ${run.parent_step} of `, link, ".");
   }
 
   drawButtons(run) {

@@ -1,0 +1,44 @@
+"""The job `evaluate` as a real process: a checkpoint of a run is measured, and the row says what it came from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from bgpo.models.checkpoints import TrainingState, save_checkpoint
+from bgpo.models.tiny import build_tiny
+from storage.checkpoints import add_checkpoint
+from storage.completions import completions_of
+from storage.metrics import values_by_step
+from storage.runs import create_run, get_run
+from tests.waiting import PATIENCE
+
+from .conftest import QUICK, ROOT
+
+
+def test_a_checkpoint_of_a_run_is_evaluated_by_the_command(db, data, runs_folder):
+    parent = create_run(db, name="measured", config_json=QUICK.to_json(), train_steps=40, runs_folder=runs_folder)
+    folder = Path(parent.folder, "checkpoints", "step-000020")
+    save_checkpoint(folder, build_tiny(torch.Generator().manual_seed(0)), TrainingState("training", 20, 0.0, 1), None)
+    add_checkpoint(db, parent.id, 20, "evaluation", str(folder))
+
+    words = [sys.executable, "-m", "bgpo.jobs.worker", "--job", "evaluate", "--start-from", f"run:{parent.id}@20",
+             "--eval-problems", "8", "--eval-samples", "2", "--eval-lengths", "8,16", "--block-length", "8",
+             "--denoising-steps", "4", "--threads", "1", "--database", db.url, "--json"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    run = get_run(db, json.loads(done.stdout.splitlines()[-1])["run_id"])
+    assert (run.status, run.parent_id, run.parent_step) == ("finished", parent.id, 20)
+    scores = dict(values_by_step(db, run.id, ("eval/pass_1", "eval/pass_1_low", "eval/pass_1_high")))
+    assert list(scores) == [8, 16]
+    assert all(0 <= s["eval/pass_1_low"] <= s["eval/pass_1"] <= s["eval/pass_1_high"] <= 1 for s in scores.values())
+    assert {c.step for c in completions_of(db, run.id)} == {8, 16}
+    assert len(Path(run.folder, "completions.jsonl").read_text().splitlines()) == 2 * 8 * 2
+
+    missing = subprocess.run([*words[:5], "--start-from", f"run:{parent.id}@21", "--database", db.url], cwd=ROOT,
+                             capture_output=True, text=True, timeout=PATIENCE)
+    assert missing.returncode == 2 and f"run {parent.id} has no checkpoint at step 21" in missing.stderr

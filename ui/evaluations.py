@@ -1,0 +1,99 @@
+"""Checkpoints by tasks and completion lengths: what the runs of the job `evaluate` have measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from bgpo.config import TrainConfig
+from storage.metrics import values_by_step
+from storage.runs import Run, list_runs
+from ui import run_words
+from ui.answers import json_answer
+from ui.run_summaries import short
+from ui.services import Services
+
+METRICS = ("eval/pass_1", "eval/pass_1_low", "eval/pass_1_high", "eval/pass_k", "eval/tokens", "eval/nfe")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of the job: `scores` are its metrics by completion length, as far as it has come."""
+
+    run: Run
+    config: TrainConfig
+    scores: list[tuple[int, dict[str, float | None]]]
+
+
+def add(router: APIRouter, services: Services) -> None:
+    """Adds the route to the API's router."""
+
+    @router.get("/evaluations")
+    def evaluations(request: Request) -> Response:
+        runs = list_runs(services.db)
+        return json_answer(request, table(measured(services, runs), {run.id: run.name for run in runs}))
+
+
+def measured(services: Services, runs: Iterable[Run]) -> list[Measured]:
+    """The evaluations among some runs, the oldest first."""
+    found = []
+    for run in sorted(runs, key=lambda run: run.id):
+        # most rows are of training, and reading a config takes longer than looking for a word
+        config = run_words.config_of(run) if '"evaluate"' in run.config_json else None
+        if config is not None and config.job == "evaluate":
+            found.append(Measured(run, config, values_by_step(services.db, run.id, METRICS)))
+    return found
+
+
+def table(evaluations: Iterable[Measured], names: Mapping[int, str]) -> dict[str, Any]:
+    """`{"columns": [...], "rows": [...]}`; where one checkpoint was measured several times, the newest counts.
+
+    Args:
+        evaluations: the oldest first.
+        names: of the runs that are there, by id.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for one in evaluations:
+        for length, values in one.scores:
+            if values.get("eval/pass_1") is None:
+                continue
+            column, row = _column(one.config, length), _row(one, names)
+            columns.setdefault(column["key"], column)
+            cells = rows.setdefault(row["key"], row)["cells"]
+            cells[column["key"]] = _cell(one, values, cells.get(column["key"], {}).get("times", 0) + 1)
+    order = sorted(columns.values(), key=lambda column: (column["task"], column["data"], column["length"]))
+    return {"columns": order, "rows": list(rows.values())}
+
+
+def _column(config: TrainConfig, length: int) -> dict[str, Any]:
+    source = config.task_file or config.data
+    return {
+        "key": "\n".join((config.task, config.task_file, config.data, str(length))), "task": config.task,
+        "data": PurePath(source).name, "length": length,
+    }
+
+
+def _row(one: Measured, names: Mapping[int, str]) -> dict[str, Any]:
+    """What was measured: a step of a run, else the weights by their name."""
+    run, config = one.run, one.config
+    if run.parent_id is not None:
+        name = names.get(run.parent_id, f"run {run.parent_id}, which is not there any more")
+        key = f"run:{run.parent_id}@{run.parent_step}"
+        return {"key": key, "run": run.parent_id, "name": name, "step": run.parent_step, "cells": {}}
+    weights = config.start_from or config.model_path
+    name = PurePath(weights).name or f"{config.model}, untrained"
+    return {"key": f"weights:{weights or config.model}", "run": None, "name": name, "step": None, "cells": {}}
+
+
+def _cell(one: Measured, values: Mapping[str, float | None], times: int) -> dict[str, Any]:
+    config = one.config
+    numbers = {name.removeprefix("eval/"): short(values.get(name)) for name in METRICS}
+    return numbers | {
+        "problems": config.eval_problems, "samples": config.eval_samples, "evaluation": one.run.id, "times": times,
+        "cache": config.eval_cache, "schedule": config.eval_schedule,
+    }
