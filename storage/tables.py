@@ -17,6 +17,7 @@
     run_tag      tags that people put on a run
     run_note     what people write about a run, and whether they have put it away
     saved_view   addresses of the pages that people keep under a name
+    vote         which of two checkpoints' answers to a prompt a person found better
 
 Times are UTC seconds since the epoch (a float behaves the same on SQLite and PostgreSQL, a DateTime does not).
 A change here needs a new file in `migrations/versions/`; a test compares the two.
@@ -355,4 +356,19 @@ saved_view = Table(
     Column("name", CleanText, nullable=False, unique=True),
     Column("query", CleanText, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+vote = Table(
+    "vote",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("checkpoint_a", Integer, nullable=False),  # no foreign keys: a vote outlives the checkpoints
+    Column("checkpoint_b", Integer, nullable=False),
+    Column("prompt", CleanText, nullable=False),
+    Column("answer_a", CleanText, nullable=False),
+    Column("answer_b", CleanText, nullable=False),
+    Column("settings", CleanText, nullable=False),  # JSON: the sampler's
+    Column("choice", CleanText, nullable=False),  # a, b, tie or both_wrong
+    Column("time", Double, nullable=False),
+    Index(None, "checkpoint_a", "checkpoint_b"),
 )

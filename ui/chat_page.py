@@ -1,10 +1,11 @@
-"""The Chat page: choose a checkpoint, ask it something, watch the answer denoise."""
+"""The Chat page: choose a checkpoint, or two, ask something, watch the answers denoise and say which is better."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -16,6 +17,8 @@ from bgpo.models.decoding import CACHES, FIXED_SCHEDULES, SCHEDULES
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import Run, list_runs
+from storage.votes import Comparison
+from ui.chat_votes import VoteBar
 from ui.components.denoise_stage import denoise_stage, generation
 from ui.components.field_errors import field_errors, problems_at
 from ui.config_form import UnjudgedSlider, edits
@@ -28,12 +31,18 @@ SETTINGS = (
     "denoising_steps", "block_length", "temperature", "remasking", "seed", "schedule", "confidence_threshold", "cache",
     "cfg_scale",
 )
-FIELDS = ("checkpoint", "prompt", *SETTINGS)
+FIELDS = ("checkpoint", "checkpoint_b", "prompt", *SETTINGS)
+NO_SECOND = 0  # in place of the id of checkpoint B
 EXAMPLES = 6
 PUSH_EVERY = 0.05  # seconds between updates of the page; faster events share one
 _NO_CHECKPOINT = "Start a run first; its warm start is a checkpoint after about a minute."
 _START_ONE = {"kind": "idle", "text": _NO_CHECKPOINT, "action": {"label": "New run", "area": "new"}}
 _EMPTY = "The answer appears here: a row of masks that fills in, step by step, as the model decides."
+_EMPTY_B = "The same prompt, from the same noise: B answers once A has."
+_A_FIRST = {"kind": "loading", "text": "Waits until A has answered."}
+_NOT_ASKED = {"kind": "idle", "text": "A did not finish, so B was not asked."}
+_ITSELF = "B is the same checkpoint as A; choose another one, or none."
+_GONE = "This checkpoint has been deleted; choose another."
 _KINDS = {"warm_start": "warm start", "evaluation": "evaluation", "final": "final", "stop": "saved at stop"}
 
 
@@ -79,6 +88,24 @@ def setting_words(settings: Mapping[str, Any]) -> str:
     return f"{steps}, {temperature}, {order}{cached}{guided}, seed {settings['seed']}"
 
 
+@dataclass(frozen=True)
+class Question:
+    """What one or two checkpoints are asked; the second reads it as the first one's run would.
+
+    Attributes:
+        key: no two questions share it.
+        session: the browser's.
+        config: of checkpoint A's run: its task encodes the prompt and judges both answers.
+        settings: the sampler's.
+    """
+
+    key: str
+    session: str
+    prompt: str
+    config: TrainConfig
+    settings: dict[str, Any]
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -90,14 +117,28 @@ class ChatPage:
             with gr.Column(elem_id="chat-question", elem_classes="bgpo-form", min_width=0):
                 self._build_question()
             with gr.Column(elem_id="chat-board", min_width=0):
-                self.stage = denoise_stage(_EMPTY, elem_id="chat-stage")
+                self._build_board()
             with gr.Column(elem_id="chat-settings", elem_classes="bgpo-form", min_width=0):
                 self._build_settings()
         self.errors = field_errors()
         self._connect()
 
+    def _build_board(self) -> None:
+        with gr.Row(elem_id="chat-stages"):
+            with gr.Column(min_width=0):
+                self.heading = gr.Markdown("### A", elem_classes="chat-heading", visible=False)
+                self.stage = denoise_stage(_EMPTY, elem_id="chat-stage")
+            with gr.Column(min_width=0, visible=False) as self.second:
+                gr.Markdown("### B", elem_classes="chat-heading")
+                self.stage_b = denoise_stage(_EMPTY_B, elem_id="chat-stage-b")
+        self.votes = VoteBar(self.services.db)
+
     def _build_question(self) -> None:
         self.checkpoint = gr.Dropdown(label="Checkpoint", choices=[], info="None yet.", elem_id="chat-checkpoint")
+        self.checkpoint_b = gr.Dropdown(
+            label="Compared with (B)", choices=[("None", NO_SECOND)], value=NO_SECOND, elem_id="chat-checkpoint_b",
+            info="Optional: answers after A, from the same noise.",
+        )
         self.prompt = gr.Textbox(label="Prompt", max_lines=1, max_length=200, elem_id="chat-prompt")
         self.examples = gr.Dataset(
             components=["textbox"], samples=[], label="Held-out problems to try", type="values",
@@ -148,37 +189,44 @@ class ChatPage:
         more = list(self.more.values())
         of_task = [self.prompt, self.examples, *form, self.errors]
         question = [self.checkpoint, self.prompt]
-        on_open(self.opened, [self.stage, self.checkpoint, self.generate, *of_task], inputs=question)
+        on_open(self.opened, [self.stage, self.checkpoint, self.generate, self.checkpoint_b, *of_task],
+                inputs=[*question, self.checkpoint_b])
+        pair = [self.checkpoint, self.checkpoint_b]
+        gr.on([control.change for control in pair], self.pair_chosen, [*pair, self.votes.compared],
+              [self.heading, self.second, self.votes.row, *self.votes.outputs], trigger_mode="always_last", **quiet)
         self.checkpoint.input(self.checkpoint_chosen, question, of_task, **quiet)
         self.examples.click(lambda row: row[0], self.examples, self.prompt, **quiet)
         self.new_seed.click(lambda: random.randrange(1, 10_000), None, self.seed, **quiet)
-        everything = {self.checkpoint, self.prompt, *form, *more}
+        everything = {*pair, self.prompt, *form, *more}
         gr.on([*edits([*form, *more]), self.seed.change], self.edited, everything, self.errors, queue=False,
               trigger_mode="always_last", **quiet)
         gr.on([self.generate.click, self.prompt.submit], self.answer, everything,
-              [self.stage, self.errors, self.generate, self.stop], trigger_mode="once", concurrency_limit=4, **quiet)
+              [self.stage, self.stage_b, self.errors, self.generate, self.stop, *self.votes.outputs],
+              trigger_mode="once", concurrency_limit=4, **quiet)
         self.stop.click(self.stop_pressed, None, None, queue=False, **quiet)
 
     # ---- callbacks ----
 
-    def opened(self, search: str, current: int | None, prompt: str) -> list[Any]:
+    def opened(self, search: str, current: int | None, prompt: str, second: int = NO_SECOND) -> list[Any]:
         choices = self._choices()
+        kept = second if second in [value for _, value in choices] else NO_SECOND
+        others = gr.update(choices=[("None", NO_SECOND), *choices], value=kept, interactive=len(choices) > 1)
         chosen = chosen_id(search, choices, current)
         info = "Newest first; every evaluation of a run saves one." if choices else "None yet."
         dropdown = gr.update(choices=choices, value=chosen, info=info, interactive=bool(choices))
         button = gr.update(interactive=bool(choices))
         if chosen is None:
-            return [generation("empty", [_START_ONE]), dropdown, button, *[gr.skip()] * 8]
+            return [generation("empty", [_START_ONE]), dropdown, button, others, *[gr.skip()] * 8]
         if chosen == current:
-            return [gr.skip(), dropdown, button, *[gr.skip()] * 8]
+            return [gr.skip(), dropdown, button, others, *[gr.skip()] * 8]
         stage = generation("ready", [{"kind": "idle", "text": _EMPTY}]) if current is None else gr.skip()
-        return [stage, dropdown, button, *self.checkpoint_chosen(chosen, prompt)]
+        return [stage, dropdown, button, others, *self.checkpoint_chosen(chosen, prompt)]
 
     def checkpoint_chosen(self, checkpoint_id: int, prompt: str) -> list[Any]:
         """Controls take the ranges and defaults of the checkpoint's run; a prompt of its task is kept."""
         found = self._find(checkpoint_id)
         if found is None:
-            gone = problems_at(FIELD, FIELDS, {"checkpoint": "This checkpoint has been deleted; choose another."})
+            gone = problems_at(FIELD, FIELDS, {"checkpoint": _GONE})
             return [*[gr.skip()] * 7, gone]
         config = found[1]
         samples = [[text] for text in self.services.chat.examples(config.task)[:EXAMPLES]]
@@ -191,6 +239,11 @@ class ChatPage:
             gr.skip(), gr.update(value=config.eval_remasking), gr.skip(), problems_at(FIELD, FIELDS, {}),
         ]
 
+    def pair_chosen(self, a: int | None, b: int | None, compared: Comparison | None) -> dict[Any, Any]:
+        """With a second checkpoint there are two stages and a vote."""
+        two = gr.update(visible=bool(a and b and a != b))
+        return {self.heading: two, self.second: two} | self.votes.of_pair(a, b, compared)
+
     def edited(self, given: dict[Any, Any]) -> dict[str, Any]:
         found = self._find(given[self.checkpoint])
         return problems_at(FIELD, FIELDS, self._problems(given, found[1]) if found else {})
@@ -198,34 +251,75 @@ class ChatPage:
     def stop_pressed(self, request: gr.Request) -> None:
         self.stopping.add(request.session_hash or "")
 
-    def answer(self, given: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Streams an answer to the stage: every event as it is made, at most one update per PUSH_EVERY."""
+    def answer(self, given: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        """Streams the answers to their stages, A's and then B's: every event as it is made, at most one update per
+        PUSH_EVERY."""
         found = self._find(given[self.checkpoint])
         problems = self._problems(given, found[1]) if found else {"checkpoint": _NO_CHECKPOINT}
-        if problems:
-            yield gr.skip(), problems_at(FIELD, FIELDS, problems), gr.skip(), gr.skip()
+        second, problem_b = self._second(given)
+        if problems := problems | problem_b:
+            yield {self.errors: problems_at(FIELD, FIELDS, problems)}
             return
         session = request.session_hash or ""
         self.stopping.discard(session)
-        key, (checkpoint, config) = f"{session}-{time.monotonic_ns()}", found
-        settings = self._settings(given, config)
-        words = checkpoint_words(checkpoint, config.task), setting_words(settings)
-        clear, busy, idle = problems_at(FIELD, FIELDS, {}), gr.update(interactive=False), gr.update(interactive=True)
-        for events, problem in self._events(checkpoint, config, given[self.prompt] or "", settings, session):
-            shown = problems_at(FIELD, FIELDS, problem) if problem else clear
-            yield generation(key, events, *words), shown, busy, idle
-        yield gr.skip(), gr.skip(), idle, busy
+        checkpoint, config = found
+        asked = Question(f"{session}-{time.monotonic_ns()}", session, given[self.prompt] or "", config,
+                         self._settings(given, config))
+        off, on = gr.update(interactive=False), gr.update(interactive=True)
+        yield self.votes.closed() | {self.generate: off, self.stop: on, self.errors: problems_at(FIELD, FIELDS, {})}
+        if second:
+            yield {self.stage_b: generation(f"{asked.key}-waits", [_A_FIRST])}
+        first = yield from self._stream(asked, self.stage, checkpoint)
+        if second:
+            yield from self._second_answer(asked, first, checkpoint, second)
+        yield {self.generate: on, self.stop: off}
 
-    def _events(
-        self, checkpoint: Checkpoint, config: TrainConfig, prompt: str, settings: dict[str, Any], session: str
-    ) -> Iterator[tuple[list[dict], dict[str, str]]]:
+    def _second(self, given: dict[Any, Any]) -> tuple[Checkpoint | None, dict[str, str]]:
+        """(checkpoint B, if one is asked for; what is wrong with it)."""
+        chosen = given.get(self.checkpoint_b)
+        if not chosen:
+            return None, {}
+        if chosen == given[self.checkpoint]:
+            return None, {"checkpoint_b": _ITSELF}
+        found = self._find(chosen)
+        return (found[0], {}) if found else (None, {"checkpoint_b": _GONE})
+
+    def _second_answer(
+        self, asked: Question, first: dict, checkpoint: Checkpoint, second: Checkpoint
+    ) -> Iterator[dict[Any, Any]]:
+        """B's answer to what A has answered, and the vote on both."""
+        if first["kind"] != "end":
+            yield {self.stage_b: generation(f"{asked.key}-left", [_NOT_ASKED])}
+            return
+        last = yield from self._stream(asked, self.stage_b, second, "checkpoint_b")
+        if last["kind"] == "end":
+            yield self.votes.opened(Comparison(
+                checkpoint.id, second.id, asked.prompt, first["text"], last["text"], asked.settings
+            ))
+
+    def _stream(
+        self, asked: Question, stage: gr.HTML, checkpoint: Checkpoint, field: str = "checkpoint"
+    ) -> Iterator[dict[Any, Any]]:
+        """Updates of one stage; returns the last event. A checkpoint at fault is told at `field`."""
+        words = checkpoint_words(checkpoint, asked.config.task), setting_words(asked.settings)
+        events: list[dict] = []
+        for events, problem in self._events(checkpoint, asked):
+            update = {stage: generation(f"{asked.key}-{field}", events, *words)}
+            if problem:
+                told = {field if name == "checkpoint" else name: text for name, text in problem.items()}
+                update[self.errors] = problems_at(FIELD, FIELDS, told)
+            yield update
+        return events[-1]
+
+    def _events(self, checkpoint: Checkpoint, asked: Question) -> Iterator[tuple[list[dict], dict[str, str]]]:
         """All events so far, each time there are new ones; and, when it ended badly, the sentence and its field."""
         events: list[dict] = [self._loading(checkpoint)]
         yield events, {}
         sent = time.monotonic()
         try:
             answer = self.services.chat.answer(
-                checkpoint.folder, config.task, prompt, settings, lambda: session in self.stopping
+                checkpoint.folder, asked.config.task, asked.prompt, asked.settings,
+                lambda: asked.session in self.stopping,
             )
             for event in answer:
                 events.append(event)
@@ -236,7 +330,7 @@ class ChatPage:
             yield [*events, {"kind": "error", "message": str(error)}], {error.field or "prompt": str(error)}
             return
         finally:
-            self.stopping.discard(session)
+            self.stopping.discard(asked.session)
         yield events if events[-1]["kind"] == "end" else [*events, {"kind": "stopped"}], {}
 
     def _loading(self, checkpoint: Checkpoint) -> dict[str, str]:

@@ -25,6 +25,7 @@ from storage.database import Database, open_database, sqlite_url
 from storage.metrics import Point, Progress, flush
 from storage.rollouts import Rollout
 from storage.runs import Run, create_run, get_run, transition
+from storage.votes import Counts, vote_counts
 from tests.ui.studio import App
 from tests.waiting import paused, wait_until
 
@@ -132,6 +133,31 @@ def test_the_lab_compares_writes_again_and_takes_traces_away_and_back(app, db, p
         lab.get_by_role("button", name="JSON").click()
     lab.locator("input[type=file]").set_input_files(saved.value.path())
     expect(lab.locator(".ds-locked")).to_have_count(6)
+
+
+def test_two_checkpoints_answer_on_the_chat_page_and_the_vote_is_kept(app, db, page, tmp_path):
+    run = failed_run(app, db, "vote")
+    ids = []
+    for seed in (0, 1):
+        folder = tmp_path / f"step-{seed}"
+        model = build_tiny(torch.Generator().manual_seed(seed))
+        save_checkpoint(folder, model, TrainingState("training", seed, 1.0, 1), None)
+        ids.append(add_checkpoint(db, run.id, seed, "evaluation", str(folder), 0.5).id)
+    page.goto(f"{app.url}/?tab=chat&checkpoint={ids[1]}")
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled()
+    expect(page.locator("#chat-stage-b")).not_to_be_visible()
+    page.locator("#chat-checkpoint_b input").click()
+    page.get_by_role("option").filter(has_text=f"Run {run.id} adder \u00b7 step 0").click()
+    expect(page.locator("#chat-vote-counts")).to_have_text("No votes on this pair yet.")
+    page.get_by_label("Prompt").fill("37+48")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    for stage in ("#chat-stage", "#chat-stage-b"):
+        expect(page.locator(f"{stage} .ds-verdict")).to_contain_text("Reward", timeout=120_000)
+        expect(page.locator(f"{stage} .ds-status")).to_contain_text("tokens/s")
+    page.get_by_role("button", name="B is better").click()
+    expect(page.locator("#chat-vote-counts")).to_have_text("Kept: B is better. A 0 : 1 B")
+    expect(page.get_by_role("button", name="Tie")).to_be_disabled()
+    assert vote_counts(db, *ids) == Counts(a=1)  # it was B here, and is the first of the two asked for
 
 
 def test_a_run_survives_the_app_and_is_found_again(start_app, page, tmp_path):

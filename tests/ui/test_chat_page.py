@@ -17,8 +17,10 @@ from bgpo.models.tiny import build_tiny
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import add_checkpoint, all_checkpoints
 from storage.runs import list_runs
+from storage.votes import Counts, vote_counts
 from ui import chat_page
 from ui.chat_page import ChatPage
+from ui.chat_votes import count_words
 
 REQUEST = SimpleNamespace(session_hash="here")
 
@@ -41,19 +43,24 @@ def page(services, new_run, saved) -> ChatPage:
         return ChatPage(replace(services, chat=Chat()))
 
 
-def given(page: ChatPage, prompt: str = "37+48", checkpoint: int = 2, **changes) -> dict:
+def given(page: ChatPage, prompt: str = "37+48", checkpoint: int = 2, second: int = 0, **changes) -> dict:
     values = {"denoising_steps": 8, "block_length": 8, "temperature": 1.0, "remasking": "random", "seed": 3} | changes
     controls = (page.steps, page.block, page.temperature, page.remasking, page.seed)
     return dict(zip(controls, (values[name] for name in chat_page.SETTINGS))) | {
-        page.checkpoint: checkpoint, page.prompt: prompt,
+        page.checkpoint: checkpoint, page.checkpoint_b: second, page.prompt: prompt,
     }
 
 
-def answered(page: ChatPage, **question) -> tuple[list[dict], dict]:
-    """(events on the stage at the end, sentences at the fields)."""
+def asked(page: ChatPage, **question) -> tuple[dict, list[dict]]:
+    """(the newest update of every component, all updates in their order)."""
     updates = list(page.answer(given(page, **question), REQUEST))
-    shown = [update for update in updates if isinstance(update[0], dict) and "events" in update[0]]
-    return (shown[-1][0]["events"] if shown else []), [u[1] for u in updates if "problems" in u[1]][-1]["problems"]
+    return {control: value for update in updates for control, value in update.items()}, updates
+
+
+def answered(page: ChatPage, **question) -> tuple[list[dict], dict]:
+    """(events on A's stage at the end, sentences at the fields)."""
+    last, _ = asked(page, **question)
+    return last.get(page.stage, {"events": []})["events"], last[page.errors]["problems"]
 
 
 # ---- choosing ----
@@ -116,9 +123,10 @@ def test_same_seed_same_answer_another_seed_another(page):
 
 
 def test_buttons_are_given_back_at_the_end(page):
-    updates = list(page.answer(given(page), REQUEST))
-    assert (updates[0][2]["interactive"], updates[0][3]["interactive"]) == (False, True)
-    assert (updates[-1][2]["interactive"], updates[-1][3]["interactive"]) == (True, False)
+    _, updates = asked(page)
+    pressed, done = ([update[button]["interactive"] for button in (page.generate, page.stop)] for update in
+                     (updates[0], updates[-1]))
+    assert (pressed, done) == ([False, True], [True, False])
 
 
 def test_a_prompt_that_is_no_problem_of_the_task_is_answered_but_not_judged(page):
@@ -152,11 +160,81 @@ def test_stop_ends_an_answer_at_its_next_step_and_only_that_one(page, monkeypatc
     monkeypatch.setattr(chat_page, "PUSH_EVERY", 0)  # an update per event
     stopped: list[dict] = []
     for update in page.answer(given(page), REQUEST):
-        if isinstance(update[0], dict) and "events" in update[0]:
-            stopped = update[0]["events"]
+        if page.stage in update:
+            stopped = update[page.stage]["events"]
             if stopped[-1]["kind"] == "step" and stopped[-1]["step"] == 3:
                 page.stop_pressed(REQUEST)
     assert [event["kind"] for event in stopped][-1] == "stopped"
     assert max(event.get("step", 0) for event in stopped) in (3, 4)
     events, _ = answered(page)
     assert events[-1]["kind"] == "end"
+
+
+# ---- two checkpoints ----
+
+
+def test_b_answers_the_same_prompt_from_the_same_noise_after_a(page):
+    last, updates = asked(page, second=1)
+    a, b = (last[stage]["events"] for stage in (page.stage, page.stage_b))
+    assert a[-1]["kind"] == b[-1]["kind"] == "end" and a[-1]["text"] == b[-1]["text"], "they are the same weights"
+    assert [event.get("commits") for event in a] == [event.get("commits") for event in b]
+    order = [stage for update in updates for stage in (page.stage, page.stage_b) if stage in update]
+    assert order[0] is page.stage_b and "A" in updates[1][page.stage_b]["events"][0]["text"]  # which waits for A
+    assert order[1:] == sorted(order[1:], key=lambda stage: stage is page.stage_b)
+
+
+def test_a_vote_is_kept_once_and_counted_for_the_pair(page, services):
+    last, _ = asked(page, second=1)
+    votes = page.votes
+    compared = last[votes.compared]
+    assert (compared.checkpoint_a, compared.checkpoint_b, compared.prompt) == (2, 1, "37+48")
+    assert compared.answer_a == last[page.stage]["events"][-1]["text"] and compared.settings["seed"] == 3
+    assert all(last[button]["interactive"] for button in votes.buttons.values())
+    after = votes.voted(compared, "a")
+    assert after[votes.counts] == "Kept: A is better. A 1 : 0 B" and after[votes.compared] is None
+    assert not any(after[button]["interactive"] for button in votes.buttons.values())
+    votes.voted(after[votes.compared], "a")
+    assert vote_counts(services.db, 2, 1) == Counts(a=1)
+    assert page.pair_chosen(1, 2, None)[votes.counts] == "A 0 : 1 B"  # the other way round
+
+
+def test_the_second_stage_and_the_vote_are_there_only_for_two_checkpoints(page):
+    for a, b, shown in ((2, 1, True), (2, 0, False), (2, 2, False), (None, 0, False)):
+        update = page.pair_chosen(a, b, None)
+        assert {update[part]["visible"] for part in (page.heading, page.second, page.votes.row)} == {shown}
+    waiting = asked(page, second=1)[0][page.votes.compared]
+    assert page.votes.compared not in page.pair_chosen(2, 1, waiting)  # still the same two: the vote stays open
+    assert page.pair_chosen(2, 3, waiting)[page.votes.compared] is None
+
+
+@pytest.mark.parametrize(("second", "words"), [(2, "same checkpoint as A"), (99, "has been deleted")])
+def test_a_second_checkpoint_that_cannot_be_compared_is_a_sentence(page, second, words):
+    events, problems = answered(page, second=second)
+    assert list(problems) == ["checkpoint_b"] and words in problems["checkpoint_b"] and events == []
+
+
+def test_a_damaged_second_checkpoint_is_told_at_its_own_field_and_there_is_no_vote(page, services, tmp_path):
+    found = add_checkpoint(services.db, 1, 7, "evaluation", str(tmp_path / "gone"))
+    last, _ = asked(page, second=found.id)
+    assert list(last[page.errors]["problems"]) == ["checkpoint_b"]
+    assert last[page.stage]["events"][-1]["kind"] == "end" and last[page.stage_b]["events"][-1]["kind"] == "error"
+    assert last[page.votes.compared] is None
+
+
+def test_b_is_not_asked_when_a_was_stopped(page, monkeypatch):
+    monkeypatch.setattr(chat_page, "PUSH_EVERY", 0)
+    last: dict = {}
+    for update in page.answer(given(page, second=1), REQUEST):
+        last |= update
+        if page.stage in update and update[page.stage]["events"][-1]["kind"] == "step":
+            page.stop_pressed(REQUEST)
+    assert last[page.stage]["events"][-1]["kind"] == "stopped"
+    assert "was not asked" in last[page.stage_b]["events"][-1]["text"] and last[page.votes.compared] is None
+
+
+@pytest.mark.parametrize(("counts", "words"), [
+    (Counts(), "No votes on this pair yet."), (Counts(3, 1, 2), "A 3 : 1 B, 2 ties"),
+    (Counts(0, 0, 1, 2), "A 0 : 0 B, 1 tie, 2 both wrong"),
+])
+def test_counts_in_words(counts, words):
+    assert count_words(counts) == words

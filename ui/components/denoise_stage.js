@@ -343,7 +343,7 @@ export class Stage {
     return [`Generated in ${duration(took.seconds)}`, took.tokens === null ? "" : plural(took.tokens, "token"),
       took.perSecond === null ? "" : `${rate(took.perSecond)} tokens/s`,
       took.passes === null ? "" : plural(took.passes, "forward pass", "forward passes"),
-      took.perPass === null ? "" : `${rate(took.perPass)} tokens per forward`,
+      took.perPass === null ? "" : `${rate(took.perPass)} ${took.perPass === 1 ? "token" : "tokens"} per forward`,
       took.firstChange === null ? "" : `first change after ${duration(took.firstChange)}`, shown].filter(Boolean).join(", ");
   }
 
