@@ -16,6 +16,7 @@ from gradio.components import Component
 
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.config import GROUPS, KNOBS, ConfigError, Knob, TrainConfig
+from bgpo.models.decoding_knobs import eval_lengths
 from bgpo.models.registry import MODELS
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
@@ -218,6 +219,8 @@ def plan_words(config: TrainConfig) -> list[str]:
     """What the run will do, in sentences with the figures multiplied out."""
     if config.job == "finetune":
         return _finetune_words(config)
+    if config.job == "evaluate":
+        return _evaluation_words(config)
     c = config
     completions = c.prompts_per_step * c.group_size
     batch = f"{c.prompts_per_step} \u00d7 {c.group_size} = {_count(completions, 'completion')}"
@@ -241,6 +244,17 @@ def _finetune_words(c: TrainConfig) -> list[str]:
         "one mask draw.",
         f"{_count(evaluations, 'measurement')} of the loss on the {c.validation_share:.1%} of examples kept back, each "
         "with a checkpoint.",
+    ]
+
+
+def _evaluation_words(c: TrainConfig) -> list[str]:
+    lengths = eval_lengths(c)
+    tries = f"{c.eval_samples} tries each at T = {c.temperature:g}"
+    return [
+        f"Measures {c.start_from or c.model_path or 'the model with random weights'}; nothing is trained.",
+        f"{_count(c.eval_problems, 'held-out problem')}, {tries if c.eval_samples > 1 else 'one greedy try each'}, at "
+        f"{_count(len(lengths), 'completion length')}: {', '.join(map(str, lengths))} tokens.",
+        "pass@1 with its interval then stands under Evaluations.",
     ]
 
 

@@ -94,4 +94,5 @@ def test_the_table_is_sorted_widened_and_filled_from_a_checkpoint(app, db, page)
     page.get_by_role("button", name="Evaluate step 5").click()
     expect(page).to_have_url(re.compile(rf"tab=new.*job=evaluate.*start_from=run%3A{one.id}%405"))
     expect(page.get_by_label("Start from", exact=False).first).to_have_value(f"run:{one.id}@5")
+    expect(page.get_by_text(f"Measures run:{one.id}@5; nothing is trained.")).to_be_visible()
     assert page.evaluate("window.hacked") is None

@@ -105,8 +105,8 @@ function root(id) {
 function origin(row) {
   const there = row.run !== null && live.run(row.run);
   return el("th", { scope: "row" },
-    there ? el("i", { class: "dot", style: { background: `var(--bgpo-c${live.colour(row.run)})` } }) : null,
-    there ? el("button", { type: "button", class: "link", text: row.name, data: { key: `open ${row.key}` }, on: { click: () => live.select([row.run]) } }) : el("span", { text: row.name }),
+    el("div", { class: "who" }, there ? el("i", { class: "dot", style: { background: `var(--bgpo-c${live.colour(row.run)})` } }) : null,
+    there ? el("button", { type: "button", class: "link", text: row.name, data: { key: `open ${row.key}` }, on: { click: () => live.select([row.run]) } }) : el("span", { text: row.name })),
     row.step === null ? null : el("span", { class: "bgpo-soft step", text: `step ${row.step}` }));
 }
 

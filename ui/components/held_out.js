@@ -64,7 +64,7 @@ class HeldOut {
   async about(id) {
     try {
       const facts = await get(`/api/runs/${id}`);
-      if (this.run !== id || !facts.careless) return;
+      if (this.run !== id || !facts.careless || (live.runs.get(id)?.knobs?.job ?? "train") !== "train") return;
       const wrong = Math.round(100 * (1 - facts.correct_fraction));
       setText(this.note, `The warm-start data is careless on purpose: ${wrong} % of it ${facts.careless}. Reinforcement learning puts that right.`);
     } catch {

@@ -157,7 +157,9 @@ function sentence(run) {
     return `${parts.join(", ")}.${reward}`;
   }
   const ended = run.finished ? ` ${age(run.finished, live.now())}` : "";
-  const after = `after ${run.step} of ${run.steps} steps and ${duration(run.seconds)}`;
+  const evaluates = run.knobs.job === "evaluate";
+  const after = evaluates ? `after ${duration(run.seconds)}` : `after ${run.step} of ${run.steps} steps and ${duration(run.seconds)}`;
+  if (evaluates && run.status === "finished") return `Finished${ended}: measured in ${duration(run.seconds)}. The scores are under Evaluations.`;
   if (run.status === "finished") return `Finished${ended}: ${run.steps} steps in ${duration(run.seconds)}.${reward}`;
   if (run.status === "paused") return run.step ? `Paused${ended} ${after}; Resume goes on from there.${reward}` : `Paused${ended}, before its first step.`;
   if (run.status === "stopped") return `Stopped${ended} ${after}.${reward}`;
