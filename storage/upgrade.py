@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from alembic import command
@@ -20,6 +21,7 @@ from storage.tables import metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_TIMEOUT = 120.0  # seconds to wait for another process that upgrades the same file
+BACKUPS_KEPT = 3  # of earlier schemas, beside the file
 POSTGRES_LOCK = 0x6267706F  # any constant, the same in every process
 
 
@@ -27,7 +29,7 @@ def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
     """Creates or upgrades the schema; a no-op when it is current. Raises StorageError.
 
     One process at a time, in one transaction: a crash in the middle leaves the old schema. Before an
-    existing schema is changed, a copy of the SQLite file is written beside it.
+    existing schema is changed, a copy of the SQLite file is written beside it; the last three copies are kept.
     """
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
@@ -105,7 +107,17 @@ def _back_up(path: Path, revision: str) -> Path:
     with closing(sqlite_module.connect(path)) as source, closing(sqlite_module.connect(unfinished)) as copy:
         source.backup(copy)
     os.replace(unfinished, target)
+    _prune_backups(path)
     return target
+
+
+def _prune_backups(path: Path) -> None:
+    """Keeps the newest copies: a database of many gigabytes must not fill the disk with its past."""
+    name = re.compile(re.escape(path.name) + r"\.schema-[^.]+\.(\d{8}T\d{6}Z)\.backup")
+    copies = [(found[1], copy) for copy in path.parent.iterdir() if (found := name.fullmatch(copy.name))]
+    for _, copy in sorted(copies)[:-BACKUPS_KEPT]:
+        with suppress(OSError):  # somebody looks at it, or has moved it away: it may stay
+            copy.unlink()
 
 
 def _check_foreign_keys(connection: Connection, database: Database) -> None:
