@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ import threading
 import time
 from pathlib import Path
 
-from sqlalchemy import select, update
+import pytest
+from sqlalchemy import func, select, update
 
 from storage.metrics import Point, flush, points_after, series
 from storage.queue import Offer, claim_next, leases
 from storage.runs import get_run, list_runs, run_events
-from storage.tables import run
+from storage.tables import point, run
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,18 @@ for step in range(1, steps + 1):
     points = [Point(f"m{{k}}", step, step * 0.1, float(k)) for k in range({POINTS})]
     flush(db, run_id, points, [], Progress("training", step, steps, None, step, step * 0.1))
     print(step, flush=True)
+"""
+
+WRITE_FOR = f"""
+db, run_id, seconds = Database(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+end, step = time.monotonic() + seconds, 0
+while step == 0 or time.monotonic() < end:
+    step += 1
+    points = [Point(f"m{{k}}", step, step * 0.1, float(k)) for k in range({POINTS})]
+    flush(db, run_id, points, [], Progress("training", step, 10**6, None, step, step * 0.1))
+print(step, flush=True)
 """
 
 CLAIM = """
@@ -78,6 +92,13 @@ def finish(process):
     return out
 
 
+def assert_sound(db):
+    if db.path:
+        with db.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+            assert connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall() == []
+
+
 def test_two_writers_and_a_reader(db, new_run):
     steps = 60
     runs = [new_run(status="running").id for _ in range(2)]
@@ -102,6 +123,36 @@ def test_two_writers_and_a_reader(db, new_run):
         assert len(seen[id]) == steps * POINTS
         assert len(series(db, id, "m0", buckets=steps)) == steps
         assert get_run(db, id).step == steps
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_four_writers_and_a_reader_lose_no_row_and_none_hears_that_the_database_is_locked(db, new_run, seconds):
+    runs = [new_run(status="running").id for _ in range(4)]
+    writers = [start(WRITE_FOR, db.url, id, seconds) for id in runs]
+    go(*writers)
+    results = {}
+    waiting = [
+        threading.Thread(target=lambda id=id, writer=writer: results.update({id: int(finish(writer))}))
+        for id, writer in zip(runs, writers)
+    ]
+    for thread in waiting:
+        thread.start()
+    cursors, seen = dict.fromkeys(runs, 0), dict.fromkeys(runs, 0)
+    while True:
+        last_look = not any(thread.is_alive() for thread in waiting)
+        for id in runs:
+            part, cursors[id] = points_after(db, id, cursors[id])
+            assert len(part) % POINTS == 0
+            seen[id] += len(part)
+            while last_look and part:
+                part, cursors[id] = points_after(db, id, cursors[id])
+                seen[id] += len(part)
+        if last_look:
+            break
+    assert set(results) == set(runs)  # each ended without a word of complaint
+    assert seen == {id: steps * POINTS for id, steps in results.items()}
+    assert all(get_run(db, id).step == steps for id, steps in results.items())
+    assert_sound(db)
 
 
 def test_a_writer_that_reads_first_is_not_overtaken(db, new_run):
@@ -148,10 +199,41 @@ def test_a_killed_writer_leaves_whole_steps_and_a_sound_file(db, new_run):
         assert len(stored) == len(steps) * POINTS
         assert steps == set(range(1, max(steps) + 1))
         assert get_run(db, id).step in steps
-    if db.path:
+    assert_sound(db)
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_writers_killed_at_random_moments_leave_whole_steps_and_a_sound_file(db, new_run, kills):
+    """Four at a time, so that they die waiting for the lock as well as holding it; a new one takes each one's place."""
+    chance = random.Random(kills)
+    runs = [new_run(status="running").id for _ in range(4)]
+    writers = {id: start(WRITE, db.url, id, 10**6) for id in runs}
+    go(*writers.values())
+    acknowledged = dict.fromkeys(runs, 0)
+    for number in range(kills):
+        id = runs[number % len(runs)]
+        first = int(writers[id].stdout.readline())
+        time.sleep(chance.random() * 0.3)
+        os.kill(writers[id].pid, signal.SIGKILL)
+        out = writers[id].communicate()[0]
+        # half a line is no word
+        acknowledged[id] = max(acknowledged[id], first, *map(int, out[: out.rfind("\n") + 1].split()))
+        if number < kills - len(runs):
+            writers[id] = start(WRITE, db.url, id, 10**6)
+            go(writers[id])
+    for writer in writers.values():
+        writer.kill()
+        writer.communicate()
+    for id in runs:
         with db.read() as connection:
-            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
-            assert connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall() == []
+            counts = connection.execute(
+                select(point.c.step, func.count()).where(point.c.run_id == id).group_by(point.c.step)
+            ).all()
+        assert {count for _, count in counts} == {POINTS}
+        assert sorted(step for step, _ in counts) == list(range(1, len(counts) + 1))
+        assert acknowledged[id] <= len(counts)
+        assert 1 <= get_run(db, id).step <= len(counts)
+    assert_sound(db)
 
 
 def test_two_processes_create_one_database(tmp_path):
