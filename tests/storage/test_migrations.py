@@ -55,6 +55,10 @@ ROWS = {
     "setting": [dict(name="a", value="b")],
     "sweep": [dict(id=1, name="s", plan_json="{}", created_at=1)],
     "lease": [dict(device="cpu@here:0", run_id=7, epoch=0, taken_at=1)],
+    "vote": [
+        dict(id=1, checkpoint_a=5, checkpoint_b=5, prompt="1+1", answer_a="2", answer_b="3", settings="{}", choice="a",
+             time=1)
+    ],
     "rollup": [
         dict(run_id=7, metric_id=1, level=level, bucket=b.step // width) | b._asdict()
         for level, width in enumerate(WIDTHS)
