@@ -35,6 +35,7 @@ except ImportError:
     import sqlite3 as sqlite_module
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
+_NOT_THERE = ("42P01", "42703")  # PostgreSQL's words for a table or a column that there is not
 
 
 class StorageError(Exception):
@@ -252,12 +253,23 @@ def sentences(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (IntegrityError, ProgrammingError):
+    except IntegrityError:
         raise
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) not in _NOT_THERE:
+            raise
+        raise StorageError(_older(name, str(error.orig).splitlines()[0])) from error
     except (OverflowError, DataError) as error:
         raise OutOfRange from error
     except DatabaseError as error:
         raise StorageError(_sentence(name, str(error.orig))) from error
+
+
+def _older(name: str, message: str) -> str:
+    return (
+        f"{name} was not made by this version of BGPO Studio ({message}); restart the app, which brings an older one"
+        " up to date."
+    )
 
 
 def _sentence(name: str, message: str) -> str:
@@ -270,9 +282,7 @@ def _sentence(name: str, message: str) -> str:
         "locked": f"{name} is busy: another process has been writing to it for {BUSY_TIMEOUT:.0f} seconds; end that"
         " process or try again.",
         **dict.fromkeys(
-            ("no such column", "no such table", "has no column named"),
-            f"{name} was not made by this version of BGPO Studio ({message}); restart the app, which brings an older"
-            " one up to date.",
+            ("no such column", "no such table", "has no column named"), _older(name, message),
         ),
         "is full": f"The disk that holds {name} is full; free some space, nothing stored so far is lost.",
     }
