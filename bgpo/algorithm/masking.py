@@ -191,13 +191,14 @@ def trace_slices(commit_step: Tensor, shrink: int) -> MaskDraws:
     Draw v masks what was committed in its steps or later and scores what was committed in them.
 
     Args:
-        commit_step: (B, L) int, 1..N.
+        commit_step: (B, L) int, 1..N; 0 where a completion that had ended was filled up, which was masked all along.
     """
+    never = (commit_step == 0)[:, None]
     merged = (commit_step - 1) // shrink  # (B, L)
     K = int(merged.max()) + 1
     v = torch.arange(K, device=commit_step.device)[:, None]
     scored = merged[:, None] == v
-    return MaskDraws(merged[:, None] >= v, torch.ones(scored.shape[:2], device=scored.device), scored)
+    return MaskDraws((merged[:, None] >= v) | never, torch.ones(scored.shape[:2], device=scored.device), scored)
 
 
 def trace_steps(commit_step: Tensor, written: Tensor, K: int, generator: torch.Generator) -> MaskDraws:
@@ -207,8 +208,10 @@ def trace_steps(commit_step: Tensor, written: Tensor, K: int, generator: torch.G
     weight. Steps that only commit tokens after the first end token are left out.
 
     Args:
-        commit_step: (B, L) int, 1..N; written: (B, L) bool, up to and including the first end token.
+        commit_step: (B, L) int, 1..N, 0 as in trace_slices; written: (B, L) bool, up to and including the first end
+            token.
     """
+    never = (commit_step == 0)[:, None]
     B, N = len(commit_step), int(commit_step.max())
     steps = torch.arange(1, N + 1, device=commit_step.device)
     used = ((commit_step[:, None] == steps[:, None]) & written[:, None]).any(-1)  # (B, N)
@@ -218,7 +221,7 @@ def trace_steps(commit_step: Tensor, written: Tensor, K: int, generator: torch.G
     step = (used.cumsum(-1)[:, None] <= nth[..., None]).sum(-1) + 1  # (B, K)
     scored = commit_step[:, None] == step[..., None]
     weight = used.sum(-1, keepdim=True).expand(B, K).float()
-    return MaskDraws(commit_step[:, None] >= step[..., None], weight, scored)
+    return MaskDraws((commit_step[:, None] >= step[..., None]) | never, weight, scored)
 
 
 def draw_masks(

@@ -170,6 +170,15 @@ def test_trace_steps_show_the_canvas_of_their_step_and_score_what_it_wrote():
     assert (draws.weight == 4).all()
 
 
+def test_what_fills_up_an_ended_completion_is_masked_in_every_draw_and_never_scored():
+    """It stood as masks while the model wrote: a state that shows it is none that the policy drew from."""
+    commit_step = torch.tensor([[2, 1, 3, 0, 0], [1, 2, 3, 4, 5]])
+    written = torch.tensor([[True, True, True, False, False], [True] * 5])
+    for draws in (trace_slices(commit_step, 1), trace_steps(commit_step, written, 3, generator())):
+        assert draws.masked[0, :, 3:].all() and not draws.scored[0, :, 3:].any()
+        assert draws.scored[0].any() and (draws.masked | ~draws.scored).all()
+
+
 @pytest.mark.parametrize("B, K", [(1, 1), (1, 3), (3, 2)])
 def test_trace_steps_estimate_the_sum_over_the_written_steps(B, K):
     """AGRPO: over the draws the weighted score has the mean of the sum over steps that wrote before the end."""
