@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+# two processes, each with whole files: fixtures such as a running app are shared within one
+WORKERS ?= 2
 
 .PHONY: run test lint clean
 
@@ -11,7 +13,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test lint
 	@$(VENV)/bin/python -m tests.chromium
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
