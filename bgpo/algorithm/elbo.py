@@ -105,6 +105,7 @@ def backward_in_chunks(
     pair_rows: Tensor,
     derivative: Callable[[int, int, Tensor], Tensor],
     head: Head,
+    most_rows: int = 0,
 ) -> Tensor:
     """Head, derivative and backward for a few pairs at a time, then one backward through the trunk. Exact.
 
@@ -116,15 +117,19 @@ def backward_in_chunks(
         pair_rows: (N,) how many rows each pair has.
         derivative: (first pair, last pair + 1, their (m,) detached log-probabilities) -> (m,) derivative of what
             is maximised with respect to each of them.
+        most_rows: how many rows other draws of the same pairs may have. A draw of few rows then goes the way of one of
+            many, and holds no logits for backward either: memory does not depend on the luck of the draws.
 
     Returns:
         (M,) detached log-probabilities. Gradients of the *negative* objective are added to `.grad`.
     """
     gradient = torch.empty_like(rows)
     found = []
-    chunks = _pair_chunks(pair_rows.tolist(), _chunk_rows(model, rows, head))
+    at_a_time = _chunk_rows(model, rows, head)
+    chunks = _pair_chunks(pair_rows.tolist(), at_a_time)
     matrix = getattr(model, "head_matrix", None)
-    by_hand = len(chunks) > 1 and matrix is not None and head.temperature == 1 and not head.banned_ids
+    many = len(chunks) > 1 or most_rows > at_a_time
+    by_hand = many and matrix is not None and head.temperature == 1 and not head.banned_ids
     by_hand = by_hand and cross_entropy_for(rows, head) is F.cross_entropy
     for first, last, start, stop in chunks:
         part, own = rows[start:stop].detach(), targets[start:stop]

@@ -253,7 +253,8 @@ def _backward(
     """One pass forward and backward; returns its (M,) log-probabilities."""
     if head.scored_rows_only:
         rows = scored_rows(model, pairs)
-        return backward_in_chunks(model, rows, pairs.targets, pairs.scored.sum(1), weigh, head)
+        counts, most = pairs.scored.sum(1), pairs.scored.numel()
+        return backward_in_chunks(model, rows, pairs.targets, counts, weigh, head, most)
     logprob = token_logprob(model, pairs, head)
     logprob.backward(-weigh(0, len(pairs.scored), logprob.detach()).to(logprob.dtype))
     return logprob.detach()

@@ -50,6 +50,23 @@ def test_a_head_by_hand_gives_the_values_and_gradients_of_autograd(monkeypatch, 
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("most_rows, held", [(0, True), (4, True), (5, False)])
+def test_a_draw_of_few_rows_holds_no_logits_where_another_may_have_many(monkeypatch, most_rows, held):
+    """Bytes held for backward are those of the trunk alone, whether a draw masks one token or all."""
+    monkeypatch.setattr(elbo, "_CHUNK_BYTES", 4 * 11 * 8)
+    scorer, packed = LinearHead(by_hand=True), []
+    rows = scorer.rows * 1
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        packed.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        targets, counts = torch.tensor([0, 10, 3]), torch.tensor([2, 1])
+        backward_in_chunks(scorer, rows[:3], targets, counts, lambda *given: given[2], Head(), most_rows)
+    assert (len(packed) > 0) == held
+
+
 def rows_on(device: str, dtype: torch.dtype = torch.float32) -> SimpleNamespace:
     """What the choice of a kernel looks at; a machine without a GPU has no other rows on one."""
     return SimpleNamespace(is_cuda=device == "cuda", dtype=dtype)
