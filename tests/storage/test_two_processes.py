@@ -86,8 +86,8 @@ def go(*processes):
         process.stdin.flush()
 
 
-def finish(process):
-    out, err = process.communicate(timeout=PATIENCE)
+def finish(process, patience=PATIENCE):
+    out, err = process.communicate(timeout=patience)
     assert (process.returncode, err) == (0, "")
     return out
 
@@ -132,7 +132,7 @@ def test_four_writers_and_a_reader_lose_no_row_and_none_hears_that_the_database_
     go(*writers)
     results = {}
     waiting = [
-        threading.Thread(target=lambda id=id, writer=writer: results.update({id: int(finish(writer))}))
+        threading.Thread(target=lambda id=id, w=writer: results.update({id: int(finish(w, PATIENCE + seconds))}))
         for id, writer in zip(runs, writers)
     ]
     for thread in waiting:
