@@ -27,10 +27,10 @@ LEFT_THE_PAGE = re.compile("AbortError: (signal is|BodyStreamBuffer was) aborted
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A page that Gradio has not built to its end on a busy machine is loaded once more, and the summary says so."""
+    """A page that Gradio has not built to its end on a busy machine is loaded again, and the summary says so."""
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.flaky(reruns=3))
 
 
 @pytest.fixture(scope="session")
