@@ -263,3 +263,14 @@ def test_reduced_motion_shows_the_latest_at_once(browser):
     }""", events())
     calm.close()
     assert shown == 8
+
+
+def test_what_filled_up_a_stored_completion_comes_with_its_last_step(browser):
+    tab = open_tab(browser)
+    steps = tab.evaluate("""async () => {
+        const { eventsOfStored } = await import('/assets/denoise_trace.js');
+        const trace = [[0, 2, '<eos>', 0], [1, 1, '<eos>', 0.9], [2, 0, '5', 0.8]];
+        return eventsOfStored({ prompt: '2+3', trace }).slice(1, -1).map((event) => event.commits);
+    }""")
+    tab.close()
+    assert steps == [[[1, "<eos>", 0.9]], [[2, "<eos>", None], [0, "5", 0.8]]]

@@ -94,14 +94,14 @@ export class Trace {
  * stored: {prompt, length?, trace: [[step, position, token, confidence], ...], completion?, reward?, reason?, promptTokens?}
  */
 export function eventsOfStored(stored) {
-  const rows = stored.trace ?? [];
-  const steps = rows.reduce((most, [step]) => Math.max(most, step), 0);
-  const first = rows.some(([step]) => step === 0) ? 1 : 0; // a trace that counts from 0 is moved to 1
+  const steps = (stored.trace ?? []).reduce((most, [step]) => Math.max(most, step), 0);
+  // step 0: an ended completion was filled up there, after its last step and not by the model
+  const rows = (stored.trace ?? []).map(([step, position, token, p]) => (step === 0 ? [steps, position, token, null] : [step, position, token, p]));
   const length = stored.length ?? rows.reduce((most, row) => Math.max(most, row[1] + 1), 0);
   const prompt_tokens = stored.promptTokens ?? [...(stored.prompt ?? "")];
-  const events = [{ kind: "start", prompt: stored.prompt, prompt_tokens, length, steps: steps + first }];
-  for (let step = 1; step <= steps + first; step += 1) {
-    const commits = rows.filter((row) => row[0] + first === step).map(([, position, token, p]) => [position, token, p]);
+  const events = [{ kind: "start", prompt: stored.prompt, prompt_tokens, length, steps }];
+  for (let step = 1; step <= steps; step += 1) {
+    const commits = rows.filter((row) => row[0] === step).map(([, position, token, p]) => [position, token, p]);
     events.push({ kind: "step", step, commits, ghosts: [] });
   }
   const verdict = stored.reward === undefined || stored.reward === null

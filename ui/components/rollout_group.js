@@ -60,7 +60,7 @@ export class GroupCard {
       if (!order?.length) continue;
       const last = Math.max(...order, 2);
       place.title = `Fixed at step: ${order.join(" ")}`;
-      place.replaceChildren(...order.slice(0, 128).map((at) => el("i", { style: { "--x": `${Math.round((100 * (at - 1)) / (last - 1))}%` } })));
+      place.replaceChildren(...order.slice(0, 128).map((at) => at || last).map((at) => el("i", { style: { "--x": `${Math.round((100 * (at - 1)) / (last - 1))}%` } })));
     }
   }
 
