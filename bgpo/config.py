@@ -6,17 +6,24 @@ appears in each of them. Torch-free, so that the web process can import it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from bgpo.algorithm.advantages import ADVANTAGES
 from bgpo.algorithm.kl import KL_ESTIMATORS
+from bgpo.algorithm.knobs import (
+    CUSTOM,
+    FRESH_MASKS,
+    KL_REFERENCES,
+    LENGTH_NORMALIZATIONS,
+    MASK_DRAWS,
+    objective_contradictions,
+)
 from bgpo.algorithm.objectives import OBJECTIVES
+from bgpo.knob import ConfigError, Knob, knob, knob_of, sentences, shown
 from bgpo.models.decoding import CACHES, LOW_CONFIDENCE, ORDERS, ROLLOUT_ORDERS, SCHEDULES
 from bgpo.models.decoding_knobs import sampler_contradictions
 from bgpo.models.knobs import model_contradictions
@@ -24,58 +31,24 @@ from bgpo.models.registry import MODELS
 from bgpo.tasks.checkers import CHECKERS
 from bgpo.tasks.knobs import task_contradictions
 from bgpo.tasks.registry import PROTOCOLS, TASKS
-
-MASK_DRAWS = (
-    "auto", "stratified", "antithetic", "systematic", "iid", "complementary", "gauss", "block", "bernoulli",
+from bgpo.training.knobs import (
+    ADAPTERS,
+    LONG_EXAMPLES,
+    LORA_TARGETS,
+    OPTIMIZERS,
+    PRECISIONS,
+    QUANTIZATIONS,
+    training_contradictions,
 )
-FRESH_MASKS = ("auto", "each_rollout", "each_update")
-LENGTH_NORMALIZATIONS = ("auto", "completion", "none")
-KL_REFERENCES = ("start", "old")
-CUSTOM = "custom"
-_LONGEST_TEXT = 1000
+
 LR_SCHEDULES = ("constant", "linear")
 PROMPT_STYLES = ("auto", "chat", "plain")
 EVAL_ORDERS = (LOW_CONFIDENCE, *ROLLOUT_ORDERS)
 STALL_POLICIES = ("show", "restart", "kill")
 MIRRORS = ("none", "tensorboard", "wandb", "trackio")  # each opened in bgpo/jobs/mirror.py
 JOBS = ("train", "finetune", "evaluate", "probe")  # each has a function in bgpo/jobs/worker.py
-PRECISIONS = ("fp32", "bf16", "bf16_pure")
-ADAPTERS = ("none", "lora")
-LORA_TARGETS = ("all", "attention", "mlp")
-QUANTIZATIONS = ("none", "4bit")
-OPTIMIZERS = ("adamw", "adamw8bit")
-LONG_EXAMPLES = ("refuse", "skip")
-# AdamW moves a weight by about the learning rate; a bfloat16 of the usual 0.02 takes no step below 0.02 / 512
-LEAST_PURE_RATE = 3e-5
 
 GROUPS = ("Task", "Model", "Objective", "Rollouts", "Optimiser", "Evaluation", "Warm start", "Fine-tuning", "Machine")
-
-
-class ConfigError(ValueError):
-    """A config that cannot run. `problems` maps each knob at fault to one sentence for a person."""
-
-    def __init__(self, problems: Mapping[str, str]):
-        self.problems = dict(problems)
-        super().__init__(" ".join(self.problems.values()))
-
-
-def knob(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Sequence[str] | Mapping[str, Any] | None = None,
-    unit: str = "",
-    rare: bool = False,
-) -> Any:
-    """One field of `TrainConfig`; `rare` ones are folded away in the form."""
-    extra = {"group": group, "choices": list(choices or ()), "unit": unit, "rare": rare}
-    if isinstance(default, str):
-        return Field(default, max_length=_LONGEST_TEXT, description=help, json_schema_extra=extra)
-    finite = {"allow_inf_nan": False} if isinstance(default, float) else {}
-    return Field(default, ge=low, le=high, description=help, json_schema_extra=extra, **finite)
 
 
 class TrainConfig(BaseModel):
@@ -437,7 +410,7 @@ class TrainConfig(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise ConfigError(_sentences(error)) from None
+            raise ConfigError(sentences(error, KNOBS)) from None
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
@@ -445,7 +418,7 @@ class TrainConfig(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise ConfigError(_sentences(error)) from None
+            raise ConfigError(sentences(error, KNOBS)) from None
 
     def to_json(self) -> str:
         return self.model_dump_json()
@@ -455,55 +428,13 @@ class TrainConfig(BaseModel):
         return self.parse(self.model_dump() | values)
 
 
-@dataclass(frozen=True)
-class Knob:
-    """What a form or a command line needs to know of one field."""
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    group: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    unit: str
-    rare: bool
-
-    @property
-    def label(self) -> str:
-        return self.name.replace("_", " ").capitalize()
-
-    @property
-    def allowed(self) -> str:
-        """The allowed values in words, as error sentences and tooltips say them."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.kind is bool:
-            return "true or false"
-        if self.kind is str:
-            return f"a text of at most {_LONGEST_TEXT} characters"
-        if self.kind is int:
-            return f"a whole number from {self.low:.0f} to {self.high:.0f}"
-        return f"a number from {self.low:g} to {self.high:g}"
-
-
-def _knob(name: str, field: FieldInfo) -> Knob:
-    extra = field.json_schema_extra
-    bounds = {key: getattr(part, key) for part in field.metadata for key in ("ge", "le") if hasattr(part, key)}
-    return Knob(
-        name, field.annotation, field.default, field.description, extra["group"], bounds.get("ge"), bounds.get("le"),
-        tuple(extra["choices"]), extra["unit"], extra["rare"],
-    )
-
-
-KNOBS: dict[str, Knob] = {name: _knob(name, field) for name, field in TrainConfig.model_fields.items()}
+KNOBS: dict[str, Knob] = {name: knob_of(name, field) for name, field in TrainConfig.model_fields.items()}
 
 
 def unknown_choices(config: TrainConfig) -> dict[str, str]:
     """Names that no registry knows, each with the names that it does know."""
     return {
-        name: f"{name} = {_shown(getattr(config, name))} is not known; choose {k.allowed}."
+        name: f"{name} = {shown(getattr(config, name))} is not known; choose {k.allowed}."
         for name, k in KNOBS.items()
         if k.choices and getattr(config, name) not in k.choices
     }
@@ -511,98 +442,18 @@ def unknown_choices(config: TrainConfig) -> dict[str, str]:
 
 def contradictions(config: TrainConfig) -> dict[str, str]:
     """Knobs that are each in range but cannot hold together: both names and two ways out."""
-    c = config
-    task = TASKS[c.task]
-    problems: dict[str, str] = {}
-    if c.completion_length < task.longest_answer:
-        problems["completion_length"] = (
-            f"completion_length = {c.completion_length} cannot hold an answer of task = {c.task}, which takes up to "
-            f"{task.longest_answer} tokens; raise completion_length to {task.longest_answer} or choose another task."
-        )
-    if c.completion_length > MODELS[c.model].max_completion_length:
-        problems["completion_length"] = (
-            f"completion_length = {c.completion_length} is longer than the {MODELS[c.model].max_completion_length} "
-            f"tokens that model = {c.model} is built for; lower completion_length or choose another model."
-        )
-    if c.group_size == 1 and c.updates_per_rollout > 1:
-        problems["updates_per_rollout"] = (
-            f"updates_per_rollout = {c.updates_per_rollout} with group_size = 1 would repeat a step without anything "
-            "to compare with; set updates_per_rollout to 1 or group_size to 2 or more."
-        )
-    elif c.group_size == 1 and c.advantage != "none":
-        problems["group_size"] = (
-            f"group_size = 1 gives every completion the advantage 0 under advantage = {c.advantage}; "
-            "set group_size to 2 or more, or advantage to none."
-        )
-    tokens = prompt_room(c) + c.completion_length
-    if 0 < c.token_budget < tokens:
-        problems["token_budget"] = (
-            f"token_budget = {c.token_budget} does not hold one prompt and completion_length = {c.completion_length} "
-            f"({tokens} tokens together); raise token_budget to {tokens} or more, or to 0 (automatic), or lower "
-            "completion_length."
-        )
-    if c.when_stalled == "restart" and not c.retries:
-        problems["when_stalled"] = (
-            "when_stalled = restart with retries = 0 would never restart; set retries to 1 or more, or when_stalled to "
-            "show or kill."
-        )
-    problems |= model_contradictions(c, prompt_room(c))
-    problems |= sampler_contradictions(c, trains=c.job == "train")
-    problems |= task_contradictions(
-        c, built_in_model=MODELS[c.model].built_in, trains=c.job == "train", warmup_steps=c.warmup_steps
+    c, trains = config, config.job == "train"
+    task_problems = task_contradictions(
+        c, completion_length=c.completion_length, built_in_model=MODELS[c.model].built_in, trains=trains,
+        warmup_steps=c.warmup_steps,
     )
-    return problems | _objective_contradictions(c) | _memory_contradictions(c) | _finetune_contradictions(c)
-
-
-def _objective_contradictions(c: TrainConfig) -> dict[str, str]:
-    problems: dict[str, str] = {}
-    if c.objective == CUSTOM and not c.objective_file:
-        problems["objective_file"] = (
-            "objective = custom without an objective_file; name the Python file, or choose one of the objectives."
-        )
-    if c.objective_file and c.objective != CUSTOM:
-        problems["objective_file"] = (
-            f"objective_file = {_shown(c.objective_file)} is not used by objective = {c.objective}; set objective to "
-            "custom, or clear objective_file."
-        )
-    objective = OBJECTIVES.get(c.objective)
-    if objective and objective.fixed_draws and c.mask_draws != "auto":
-        problems["mask_draws"] = (
-            f"mask_draws = {c.mask_draws} is not possible with objective = {c.objective}, whose draws are part of the "
-            "method; set mask_draws to auto, or choose another objective."
-        )
-    return problems
-
-
-def _finetune_contradictions(c: TrainConfig) -> dict[str, str]:
-    if c.job == "finetune" and not c.examples:
-        return {"examples": "job = finetune has nothing to learn from; name a JSONL file or a hub id in examples."}
-    if c.job != "finetune" and c.examples:
-        return {"examples": (
-            f"examples = {_shown(c.examples)} is not used by job = {c.job}; set job to finetune, or clear examples."
-        )}
-    return {}
-
-
-def _memory_contradictions(c: TrainConfig) -> dict[str, str]:
-    problems: dict[str, str] = {}
-    if c.quantization != "none" and c.adapter == "none":
-        problems["quantization"] = (
-            f"quantization = {c.quantization} freezes the weights, and adapter = none leaves nothing to train; set "
-            "adapter to lora, or quantization to none."
-        )
-    for name, usual in (("quantization", "none"), ("optimizer", "adamw")):
-        if getattr(c, name) != usual and c.device == "cpu":
-            problems.setdefault(name, (
-                f"{name} = {getattr(c, name)} needs an NVIDIA GPU, and device = cpu; set {name} to {usual}, or device "
-                "to auto or cuda."
-            ))
-    if c.precision == "bf16_pure" and c.adapter == "none" and c.learning_rate < LEAST_PURE_RATE:
-        problems["precision"] = (
-            f"precision = bf16_pure rounds nearly every step of learning_rate = {c.learning_rate:g} away; set "
-            f"precision to bf16, adapter to lora, or learning_rate to {LEAST_PURE_RATE:g} or more."
-        )
-    return problems
+    return (
+        task_problems
+        | model_contradictions(c, prompt_room(c))
+        | sampler_contradictions(c, trains=trains)
+        | objective_contradictions(c)
+        | training_contradictions(c, prompt_room(c))
+    )
 
 
 def prompt_room(c: TrainConfig) -> int:
@@ -617,26 +468,3 @@ def differences(left: TrainConfig, right: TrainConfig) -> dict[str, tuple[Any, A
         for name in KNOBS
         if getattr(left, name) != getattr(right, name)
     }
-
-
-def _sentences(error: ValidationError) -> dict[str, str]:
-    problems: dict[str, str] = {}
-    for item in error.errors():
-        if item["type"] == "problems":
-            problems |= item["ctx"]["problems"]
-            continue
-        name = str(item["loc"][0]) if item["loc"] else "config"
-        if name not in KNOBS:
-            problems[name] = (
-                "The config is not a JSON object of knobs; give one, such as {\"mc_samples\": 16}."
-                if name == "config" or item["type"].startswith("json")
-                else f"There is no knob named {_shown(name)}; the knobs are {', '.join(KNOBS)}."
-            )
-        else:
-            problems[name] = f"{name} = {_shown(item['input'])} is not allowed; give {KNOBS[name].allowed}."
-    return problems
-
-
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -24,16 +24,20 @@ OURS = {
     "ui": ("ui", "bgpo", "storage"),
     "app.py": ("ui", "bgpo", "storage"),
     "bgpo/config.py": (
-        "bgpo.algorithm.advantages", "bgpo.algorithm.kl", "bgpo.algorithm.objectives",
+        "bgpo.knob",
+        "bgpo.algorithm.advantages", "bgpo.algorithm.kl", "bgpo.algorithm.knobs", "bgpo.algorithm.objectives",
         "bgpo.models.decoding", "bgpo.models.decoding_knobs", "bgpo.models.knobs", "bgpo.models.registry",
-        "bgpo.tasks.checkers", "bgpo.tasks.knobs", "bgpo.tasks.registry",
+        "bgpo.tasks.checkers", "bgpo.tasks.knobs", "bgpo.tasks.registry", "bgpo.training.knobs",
     ),
+    "bgpo/knob.py": (),
     "bgpo/presets.py": ("bgpo.config",),
 }
-TORCH_FREE = ("storage", "bgpo/tasks", "ui", "app.py", "bgpo/config.py", "bgpo/presets.py", "bgpo/training/metrics.py",
-              "bgpo/training/health.py", "bgpo/models/registry.py", "bgpo/models/decoding.py",
-              "bgpo/models/trace.py", "bgpo/models/decoding_knobs.py",
-              "bgpo/models/knobs.py", "bgpo/models/folders.py")
+TORCH_FREE = (
+    "storage", "bgpo/tasks", "ui", "app.py", "bgpo/config.py", "bgpo/knob.py", "bgpo/presets.py",
+    "bgpo/algorithm/knobs.py", "bgpo/training/knobs.py", "bgpo/training/metrics.py", "bgpo/training/health.py",
+    "bgpo/models/registry.py", "bgpo/models/decoding.py", "bgpo/models/trace.py", "bgpo/models/decoding_knobs.py",
+    "bgpo/models/knobs.py", "bgpo/models/folders.py",
+)
 
 
 def sources(part: str) -> list[Path]:

@@ -24,6 +24,11 @@ def model_contradictions(c: ModelKnobs, prompt_length: int) -> dict[str, str]:
     """Knob -> one sentence for each that cannot hold with the others; `prompt_length` in tokens, template included."""
     family = MODELS[c.model]
     problems: dict[str, str] = {}
+    if c.completion_length > family.max_completion_length:
+        problems["completion_length"] = (
+            f"completion_length = {c.completion_length} is longer than the {family.max_completion_length} tokens that "
+            f"model = {c.model} is built for; lower completion_length or choose another model."
+        )
     if family.built_in:
         for name, usual in (("model_path", "''"), ("prompt_style", "auto"), ("mask_id", -1), ("attention_block", 0)):
             value = getattr(c, name)

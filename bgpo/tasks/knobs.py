@@ -11,16 +11,19 @@ from bgpo.tasks.registry import TASKS
 _LONGEST_SHOWN = 40
 
 
-def task_contradictions(knobs: TaskKnobs, *, built_in_model: bool, trains: bool, warmup_steps: int) -> dict[str, str]:
+def task_contradictions(
+    knobs: TaskKnobs, *, completion_length: int, built_in_model: bool, trains: bool, warmup_steps: int
+) -> dict[str, str]:
     """Sentences by knob.
 
     Args:
+        completion_length: tokens that an answer has room in.
         built_in_model: the model is the tiny one, which knows characters and no words.
         trains: the run draws training problems.
         warmup_steps: supervised steps on demonstrations, which only generated tasks have.
     """
     task = TASKS[knobs.task]
-    problems = _unread(knobs, task) | _missing(knobs) | _protocol(knobs, task)
+    problems = _unread(knobs, task) | _missing(knobs) | _protocol(knobs, task) | _room(completion_length, task)
     if built_in_model and task.reads_words:
         problems["task"] = (
             f"task = {task.name} asks in words, which model = tiny cannot read; set task to {_small_tasks()}, or "
@@ -68,6 +71,15 @@ def _protocol(knobs: TaskKnobs, task: Task) -> dict[str, str]:
     return {"protocol": (
         f"protocol = {knobs.protocol} is not published for task = {task.name}; set protocol to one of {known}, or "
         "choose another task."
+    )}
+
+
+def _room(completion_length: int, task: Task) -> dict[str, str]:
+    if completion_length >= task.longest_answer:
+        return {}
+    return {"completion_length": (
+        f"completion_length = {completion_length} cannot hold an answer of task = {task.name}, which takes up to "
+        f"{task.longest_answer} tokens; raise completion_length to {task.longest_answer} or choose another task."
     )}
 
 

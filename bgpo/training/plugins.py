@@ -28,8 +28,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from bgpo.algorithm.knobs import CUSTOM
 from bgpo.algorithm.objectives import OBJECTIVES, Objective
-from bgpo.config import CUSTOM, TrainConfig
+from bgpo.config import TrainConfig
 from bgpo.tasks import own_file
 from bgpo.tasks.base import Problem, Reward, Task
 from bgpo.tasks.registry import open_task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bgpo.algorithm.knobs import MASK_DRAWS
 from bgpo.algorithm.masking import (
     MASK_SCHEMES,
     DrawShape,
@@ -18,7 +19,6 @@ from bgpo.algorithm.masking import (
     with_earlier_blocks_masked,
     with_prompt_masked,
 )
-from bgpo.config import MASK_DRAWS
 
 FIXED_COUNT = ["iid", "systematic", "stratified", "antithetic"]
 
