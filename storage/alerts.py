@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from sqlalchemy import Connection, func, select
 
 from storage.database import Database, upsert
-from storage.runs import RunNotFound
+from storage.runs import RunNotFound, count_change
 from storage.tables import alert, run
 
 KEY = ("run_id", "step", "name")
@@ -36,7 +36,7 @@ def add_alerts(db: Database, run_id: int, alerts: Sequence[Alert]) -> None:
     Raises RunNotFound, StorageError, and ValueError for an unknown severity.
     """
     with db.write() as connection:
-        if connection.execute(select(run.c.id).where(run.c.id == run_id)).first() is None:
+        if not count_change(connection, run.c.id == run_id):
             raise RunNotFound(run_id)
         write_alerts(connection, run_id, alerts)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, select
 
 from storage.database import Database, new_insert, upsert
-from storage.runs import RunNotFound
+from storage.runs import RunNotFound, count_change
 from storage.tables import run, run_note, run_tag, saved_view
 
 TAG_LIMIT = 40  # characters
@@ -64,7 +64,7 @@ def set_tags(db: Database, run_id: int, tags: Collection[str]) -> tuple[str, ...
     if len(kept) > TAGS_LIMIT:
         raise LabelError(f"That are {len(kept)} tags; a run takes at most {TAGS_LIMIT}.")
     with db.write() as connection:
-        _check(connection, run_id)
+        _count(connection, run_id)
         connection.execute(delete(run_tag).where(run_tag.c.run_id == run_id))
         if kept:
             connection.execute(run_tag.insert(), [{"run_id": run_id, "tag": tag} for tag in kept])
@@ -86,7 +86,7 @@ def set_notes(db: Database, run_id: int, notes: str) -> None:
     if len(notes) > NOTES_LIMIT:
         raise LabelError(f"The notes have {len(notes)} characters; {NOTES_LIMIT} are kept at most. Shorten them.")
     with db.write() as connection:
-        _check(connection, run_id)
+        _count(connection, run_id)
         before = _note(connection, run_id)
         row = {"run_id": run_id, "notes": notes, "archived": bool(before and before.archived)}
         connection.execute(upsert(connection, run_note, ("run_id",)), row)
@@ -96,7 +96,7 @@ def set_archived(db: Database, run_ids: Sequence[int], archived: bool) -> None:
     """Puts runs away, or brings them back. Raises RunNotFound before any is changed."""
     with db.write() as connection:
         for run_id in run_ids:
-            _check(connection, run_id)
+            _count(connection, run_id)
             before = _note(connection, run_id)
             row = {"run_id": run_id, "notes": before.notes if before else "", "archived": archived}
             connection.execute(upsert(connection, run_note, ("run_id",)), row)
@@ -135,6 +135,6 @@ def _note(connection: Connection, run_id: int):
     return connection.execute(select(run_note).where(run_note.c.run_id == run_id)).one_or_none()
 
 
-def _check(connection: Connection, run_id: int) -> None:
-    if connection.execute(select(run.c.id).where(run.c.id == run_id)).first() is None:
+def _count(connection: Connection, run_id: int) -> None:
+    if not count_change(connection, run.c.id == run_id):
         raise RunNotFound(run_id)

@@ -9,12 +9,12 @@ want the same change one succeeds, and an event row that says who did it and why
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, update
 
 from storage.database import Database, StorageError
 from storage.rollouts import delete_rollouts
@@ -148,10 +148,32 @@ def get_run(db: Database, id: int) -> Run:
         return get_run_in(connection, id)
 
 
-def list_runs(db: Database, limit: int | None = None) -> list[Run]:
-    """All runs, or the newest `limit`, newest first, in one query."""
+def list_runs(db: Database, limit: int | None = None, ids: Collection[int] | None = None) -> list[Run]:
+    """All runs, or the newest `limit`, or those of `ids` that there are, newest first, in one query."""
+    query = _runs().order_by(run.c.id.desc()).limit(limit)
+    if ids is not None:
+        query = query.where(run.c.id.in_(ids))
     with db.read() as connection:
-        return [Run(*row) for row in connection.execute(_runs().order_by(run.c.id.desc()).limit(limit))]
+        return [Run(*row) for row in connection.execute(query)]
+
+
+def change_counts(db: Database) -> dict[int, int]:
+    """{run_id: a count that grows with every change of what a list shows of the run}, newest run first.
+
+    As long as it is the same, so are the run's row, newest values, alerts, labels and curve. A run's place in the
+    queue is not counted, since others change it, too: see `queued_runs`. Cheap enough for a list that asks every
+    second.
+    """
+    with db.read() as connection:
+        return dict(connection.execute(_CHANGES).all())
+
+
+_CHANGES = select(run.c.id, run.c.changes).order_by(run.c.id.desc())
+
+
+def count_change(connection: Connection, *which: ColumnElement[bool]) -> int:
+    """Says that something of these runs has changed which is not in their row; how many there are."""
+    return connection.execute(update(run).where(*which).values(changes=run.c.changes + 1)).rowcount
 
 
 def transition(
@@ -230,6 +252,7 @@ def delete_run(db: Database, id: int) -> None:
     if get_run(db, id).status not in LIVE:
         delete_rollouts(db, id)  # first and in pieces: so many rows in one transaction would keep others waiting
     with db.write() as connection:
+        count_change(connection, or_(run.c.parent_id == id, run.c.after_id == id))  # they now name no run
         gone = connection.execute(delete(run).where(run.c.id == id, run.c.status.not_in(LIVE)))
         if gone.rowcount == 0:
             status = get_run_in(connection, id).status

@@ -16,6 +16,12 @@ def get_setting(db: Database, name: str, default: str = "") -> str:
         return connection.execute(select(setting.c.value).where(setting.c.name == name)).scalar_one_or_none() or default
 
 
+def get_settings(db: Database) -> dict[str, str]:
+    """All that has been set, in one query."""
+    with db.read() as connection:
+        return dict(connection.execute(select(setting.c.name, setting.c.value)).all())
+
+
 def set_setting(db: Database, name: str, value: str) -> None:
     with db.write() as connection:
         connection.execute(upsert(connection, setting, ["name"]), {"name": name, "value": value})

@@ -43,6 +43,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
 )
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -163,6 +164,9 @@ run = Table(
     Column("progress_at", Double),
     Column("stall_after", Double),  # seconds without progress that are too many
     Column("stalled_at", Double),
+    # Counts what has changed of the row, its alerts and its labels, so that a list need not read it again. By itself
+    # with every UPDATE.
+    Column("changes", Integer, nullable=False, server_default="0", onupdate=literal_column("changes + 1")),
     Index(None, "status", "queued_at"),
     # Without it SQLite gives a deleted run's id, so its addresses and caches, to the next one.
     sqlite_autoincrement=True,

@@ -5,17 +5,21 @@ import time
 import pytest
 from sqlalchemy import event
 
+from storage.alerts import Alert, add_alerts
 from storage.database import StorageError
-from storage.metrics import Point, flush, points_after
+from storage.labels import set_archived, set_notes, set_tags
+from storage.metrics import Point, Progress, flush, points_after
 from storage.queue import Offer
 from storage.queue import claim_next as claim
 from storage.runs import (
     RunNotFound,
+    change_counts,
     clear_request,
     create_run,
     delete_run,
     get_run,
     list_runs,
+    mark_stalled,
     request,
     run_events,
     transition,
@@ -55,6 +59,42 @@ def test_claims_come_in_the_order_of_queueing(db, new_run):
     assert transition(db, ids[0], ("launching",), "queued")
     assert [claim_next(db).id for _ in range(3)] == [ids[1], ids[2], ids[0]]
     assert claim_next(db) is None
+
+
+def test_a_runs_count_of_changes_grows_with_all_that_a_list_shows_of_it(db, new_run):
+    other, one = new_run().id, new_run(status="running").id
+    child = new_run(parent_id=one).id
+    assert list(change_counts(db)) == [child, one, other]
+    alert = Alert(3, "collapse", "serious", "It fell.", 1.0)
+    for change in (
+        lambda: flush(db, one, []),
+        lambda: flush(db, one, [Point("m", 1, 0.0, 1.0)], progress=Progress("training", 1, 9, None, 1, 0.5)),
+        lambda: add_alerts(db, one, [alert]),
+        lambda: set_tags(db, one, ["kept"]),
+        lambda: set_notes(db, one, "mine"),
+        lambda: set_archived(db, [one], True),
+        lambda: request(db, one, "stop"),
+        lambda: clear_request(db, one),
+        lambda: mark_stalled(db, one, 1.0, "no progress"),
+        lambda: transition(db, one, ("running",), "stopped"),
+    ):
+        before = change_counts(db)
+        change()
+        now = change_counts(db)
+        assert now[one] > before[one]
+        assert {id: now[id] for id in (other, child)} == {id: before[id] for id in (other, child)}
+    delete_run(db, one)  # the child's parent is gone, which its row says
+    assert change_counts(db).keys() == {child, other}
+    assert change_counts(db)[child] > before[child] and get_run(db, child).parent_id is None
+
+
+def test_runs_are_listed_newest_first_all_of_them_or_those_that_are_asked_for(db, new_run):
+    ids = [new_run().id for _ in range(3)]
+    assert [item.id for item in list_runs(db)] == ids[::-1]
+    assert [item.id for item in list_runs(db, limit=2)] == ids[:0:-1]
+    (last, first) = list_runs(db, ids=[ids[0], ids[2], 99])
+    assert (last.id, first.id, last.queue_position, first.queue_position) == (ids[2], ids[0], 3, 1)
+    assert list_runs(db, ids=[]) == []
 
 
 def test_a_transition_from_another_status_changes_nothing(db, new_run):
