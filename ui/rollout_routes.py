@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from storage.database import Database
 from storage.rollouts import (
     GROUP_KINDS,
     ORDERS,
@@ -30,21 +31,24 @@ from ui.services import Services
 MOST = 200  # groups or found completions in one answer
 LARGEST_STEP, LARGEST_INDEX = 2**20 - 1, 1023  # what a rollout's place may be at most
 
+
 def add(router: APIRouter, services: Services) -> None:
     """Adds the routes to the API's router."""
-    db = services.db
+    add_steps(router, services.db)
+    add_groups(router, services.db)
+    add_traces(router, services.db)
+    add_search(router, services.db)
 
-    def chosen(what: str, name: str, table: dict[str, Any]) -> str:
-        if name not in table:
-            raise RefusedRequest(f"There is no {what} of that name; there are {', '.join(table)}.")
-        return name
+
+def add_steps(router: APIRouter, db: Database) -> None:
+    """The steps that have rollouts, and all that one of them kept."""
 
     @router.get("/runs/{run_id}/rollouts")
     def of_step(
         request: Request, run_id: int, step: int | None = None, order: str = "reward", groups: str = "any"
     ) -> Response:
         get_run(db, run_id)
-        chosen("order", order, ORDERS), chosen("kind of group", groups, GROUP_KINDS)
+        _chosen("order", order, ORDERS), _chosen("kind of group", groups, GROUP_KINDS)
         if step is None:
             step = last_rollout_step(db, run_id)
         found = [] if step is None else rollouts_of_step(db, run_id, _within(step, 2**31), order=order, kind=groups)
@@ -55,11 +59,15 @@ def add(router: APIRouter, services: Services) -> None:
         get_run(db, run_id)
         return json_answer(request, [asdict(item) for item in rollout_steps(db, run_id, after_step)])
 
+
+def add_groups(router: APIRouter, db: Database) -> None:
+    """Groups of a kind over all steps, one group, and one prompt through training."""
+
     @router.get("/runs/{run_id}/rollouts/groups")
     def groups(request: Request, run_id: int, groups: str = "any", before_step: int | None = None,
                limit: int = 50) -> Response:
         get_run(db, run_id)
-        chosen("kind of group", groups, GROUP_KINDS)
+        _chosen("kind of group", groups, GROUP_KINDS)
         found = groups_of(db, run_id, kind=groups, before_step=before_step, limit=_within(limit, MOST) or 1)
         return json_answer(request, [group_row(item) for item in found])
 
@@ -73,6 +81,10 @@ def add(router: APIRouter, services: Services) -> None:
     def prompt(request: Request, run_id: int, prompt: str) -> Response:
         get_run(db, run_id)
         return json_answer(request, [group_row(item) for item in prompt_through_training(db, run_id, prompt)])
+
+
+def add_traces(router: APIRouter, db: Database) -> None:
+    """How a completion was denoised, and when each token of a group's completions was fixed."""
 
     @router.get("/runs/{run_id}/rollouts/trace")
     def trace(request: Request, run_id: int, step: int, problem: int, completion: int) -> Response:
@@ -88,6 +100,10 @@ def add(router: APIRouter, services: Services) -> None:
         get_run(db, run_id)
         found = traces_of_group(db, run_id, _within(step, LARGEST_STEP), _within(problem, 4 * LARGEST_INDEX))
         return json_answer(request, {"orders": {str(index): order_of(trace) for index, trace in found.items()}})
+
+
+def add_search(router: APIRouter, db: Database) -> None:
+    """Any text in the completions of all steps."""
 
     @router.get("/runs/{run_id}/search")
     def search(request: Request, run_id: int, q: str = "", before: str = "", limit: int = 50) -> Response:
@@ -118,6 +134,11 @@ def order_of(trace: str) -> list[int]:
 def group_row(item: Group) -> dict[str, Any]:
     row = asdict(item)
     return row | {"problem": row.pop("problem_index")}
+
+
+def _chosen(what: str, name: str, table: dict[str, Any]) -> None:
+    if name not in table:
+        raise RefusedRequest(f"There is no {what} of that name; there are {', '.join(table)}.")
 
 
 def _within(number: int, most: int) -> int:

@@ -6,15 +6,16 @@ import json
 import threading
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from bgpo.config import KNOBS, TrainConfig
 from storage.alerts import alert_counts
+from storage.changes import Changes
 from storage.labels import Labels, labels_of
+from storage.queue import queued_runs
 from storage.run_list import bests, latest, sparkline
-from storage.runs import Run, list_runs
+from storage.runs import Run, change_counts, list_runs
 from storage.sweeps import sweep_names
 from ui import run_words
 from ui.services import Services
@@ -24,37 +25,34 @@ _REMEMBERED_ANSWERS = 64
 
 
 @dataclass(frozen=True)
-class _Source:
-    """All that a summary is made of: as long as these are the same, it is."""
-
-    run: Run
-    alerts: tuple[tuple[str, int], ...]
-    labels: Labels
-    sweep: str
-
-
-@dataclass(frozen=True)
 class _Shown:
     """A summary as the page gets it, and its checksum, by which an answer knows what it need not repeat."""
 
-    source: _Source
+    at: tuple[int, int | None]  # the run's count of changes and place in the queue: the same, and so is the summary
+    curve: tuple[Any, ...]  # what tells whether the sparkline is still the same: newest point, best, and which start
     item: dict[str, Any]
     print: int
 
 
 class RunSummaries:
-    """What the run list shows of each run, computed again only when the run's row, alerts or labels have changed."""
+    """What the run list shows of each run, computed again only when something of the run has changed."""
 
     def __init__(self, services: Services):
         self._db = services.db
         self._lock = threading.Lock()
+        self._changes = Changes(services.db)
+        self._mark = ""  # of the database at the last look
+        self._runs: dict[int, Run] = {}
         self._known: dict[int, _Shown] = {}
+        self._prints: dict[int, int] = {}
+        self._token = ""
         self._sent: OrderedDict[str, dict[int, int]] = OrderedDict()
 
     def all(self) -> dict[int, dict[str, Any]]:
         """Every run's summary by id, newest run first."""
         with self._lock:
-            return {run_id: shown.item for run_id, shown in self._fresh().items()}
+            self._look()
+            return {run_id: shown.item for run_id, shown in self._known.items()}
 
     def alert_totals(self) -> dict[int, int]:
         """How many alerts each run has, as of the last look."""
@@ -64,9 +62,8 @@ class RunSummaries:
     def since(self, token: str) -> tuple[dict[int, dict[str, Any]], list[int], str, bool]:
         """Against an earlier answer: changed summaries, ids that are gone, new token, whether this is everything."""
         with self._lock:
-            now = dict(self._fresh())
-            prints = {run_id: shown.print for run_id, shown in now.items()}
-            fresh = f"{zlib.crc32(repr(sorted(prints.items())).encode()):08x}"
+            self._look()
+            now, prints, fresh = self._known, self._prints, self._token
             before = self._sent.get(token)
             self._sent[fresh] = prints
             self._sent.move_to_end(fresh)
@@ -74,34 +71,47 @@ class RunSummaries:
                 self._sent.popitem(last=False)
         if before is None:
             return {run_id: shown.item for run_id, shown in now.items()}, [], fresh, True
+        if before is prints:
+            return {}, [], fresh, False
         changed = {run_id: shown.item for run_id, shown in now.items() if before.get(run_id) != shown.print}
         return changed, [run_id for run_id in before if run_id not in now], fresh, False
 
-    def _fresh(self) -> dict[int, _Shown]:
-        runs = {run.id: run for run in list_runs(self._db)}
-        alerts, labels = alert_counts(self._db, list(runs)), labels_of(self._db)
-        sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
-        sources = {
-            id: _Source(
-                run, tuple(sorted(alerts[id].items())), labels.get(id, Labels()), sweeps.get(run.sweep_id, "")
-            )
-            for id, run in runs.items()
-        }
-        stale = [id for id, source in sources.items() if id not in self._known or self._known[id].source != source]
-        if stale:
-            self._refresh(stale, sources, runs)
-        self._known = {id: self._known[id] for id in runs}
-        return self._known
+    def _look(self) -> None:
+        """Brings what is known up to date; costs next to nothing while nobody has written anything."""
+        mark = self._changes.mark()
+        if mark == self._mark:
+            return
+        counts = change_counts(self._db)
+        places = {id: place for place, id in enumerate(queued_runs(self._db), 1)}
+        now = {id: (count, places.get(id)) for id, count in counts.items()}
+        stale = [id for id, at in now.items() if id not in self._known or self._known[id].at != at]
+        self._runs = {id: run for id, run in self._runs.items() if id in now}
+        known = self._known | (self._refreshed(stale, now) if stale else {})
+        self._known = {id: known[id] for id in now if id in known}
+        if stale or len(self._known) != len(self._prints):
+            self._prints = {id: shown.print for id, shown in self._known.items()}
+            self._token = f"{zlib.crc32(repr(sorted(self._prints.items())).encode()):08x}"
+        self._mark = mark
 
-    def _refresh(self, stale: list[int], sources: dict[int, _Source], runs: dict[int, Run]) -> None:
-        now, sparks = latest(self._db, stale), sparkline(self._db, stale, SPARK, points=40)
-        best = bests(self._db, stale, SPARK)
-        for id in stale:
+    def _refreshed(self, stale: list[int], counted: dict[int, tuple[int, int | None]]) -> dict[int, _Shown]:
+        """The runs of `stale` that are still there."""
+        runs = {run.id: run for run in list_runs(self._db, ids=stale)}
+        self._runs |= runs
+        now, best = latest(self._db, stale), bests(self._db, stale, SPARK)
+        alerts, labels = alert_counts(self._db, stale), labels_of(self._db)
+        sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
+        curves = {id: (now[id].get(SPARK), best.get(id), run.epoch) for id, run in runs.items()}
+        grown = [id for id in runs if id not in self._known or self._known[id].curve != curves[id]]
+        sparks = sparkline(self._db, grown, SPARK, points=40) if grown else {}
+        found = {}
+        for id, run in runs.items():
+            spark = [short(value) for _, value in sparks[id]] if id in sparks else self._known[id].item["spark"]
             item = summary(
-                sources[id].run, now.get(id, {}), sparks.get(id, []), best.get(id), _before(runs[id], runs),
-                Counter(dict(sources[id].alerts)), sources[id].labels,
-            ) | {"sweep_name": sources[id].sweep}
-            self._known[id] = _Shown(sources[id], item, zlib.crc32(json.dumps(item, sort_keys=True).encode()))
+                run, now[id], spark, best.get(id), _before(run, self._runs), alerts[id], labels.get(id, Labels()),
+            ) | {"sweep_name": sweeps.get(run.sweep_id, "")}
+            print_ = zlib.crc32(json.dumps(item, sort_keys=True).encode())
+            found[id] = _Shown(counted[id], curves[id], item, print_)
+        return found
 
 
 def _before(run: Run, runs: dict[int, Run]) -> Run | None:
@@ -119,7 +129,7 @@ def _before(run: Run, runs: dict[int, Run]) -> Run | None:
 def summary(
     run: Run,
     now: dict[str, tuple[int, float | None]],
-    spark: Iterable[tuple[int, float | None]],
+    spark: list[float | None],
     best: float | None,
     before: Run | None,
     alerts: Counter[str],
@@ -141,7 +151,7 @@ def summary(
         "reason": run.reason, "task": config.task if config else "", "readable": config is not None,
         "reward": now.get(SPARK, (0, None))[1],
         "best": best,
-        "train_reward": now.get("reward/mean", (0, None))[1], "spark": [short(value) for _, value in spark],
+        "train_reward": now.get("reward/mean", (0, None))[1], "spark": spark,
         "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
         "alerts": alerts.total(), "serious": alerts["serious"], "parent": run.parent_id, "tags": list(labels.tags),
         "priority": run.priority, "start_at": run.start_at, "after": run.after_id, "parent_step": run.parent_step,

@@ -16,11 +16,15 @@ from bgpo.training.metrics import METRICS
 from storage.alerts import Alert, add_alerts
 from storage.checkpoints import add_checkpoint
 from storage.completions import Completion
+from storage.labels import set_tags
 from storage.metrics import Point, Progress, flush
 from storage.runs import get_run, list_runs, transition
-from ui import api
+from storage.settings import pause_queue
+from ui import assets
 from ui.access import LOOPBACK, Access
 from ui.components.chart_board import CHARTS, SECTIONS, chart_of_its_own, charted, described
+from ui.live_routes import OVERVIEW_BUCKETS, Seen, selection
+from ui.run_routes import LOG_TAIL, tail
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{constructor}}"
 
@@ -51,6 +55,40 @@ def test_an_idle_poll_is_small(client, services, new_run):
     idle = client.get(f"/api/live?runs={run.id}:{first['points'][str(run.id)]['cursor']}&seen={first['seen']}")
     assert idle.json()["runs"] == [] and idle.json()["points"] == {}
     assert len(idle.content) <= 200
+
+
+def test_a_poll_that_brought_nothing_is_not_read_again_until_something_is_written(client, services, new_run):
+    run, other = new_run("watched"), new_run("another")
+    flush(services.db, run.id, points(0, 5))
+    first = client.get(f"/api/live?runs={run.id}:0").json()
+    address = f"/api/live?runs={run.id}:{first['points'][str(run.id)]['cursor']}&seen={first['seen']}"
+    assert client.get(address).json()["runs"] == []
+    assert client.get(address).json().keys() == {"now", "same"}
+    for write in (
+        lambda: flush(services.db, run.id, points(6, 6)),
+        lambda: set_tags(services.db, other.id, ["seen"]),
+        lambda: add_alerts(services.db, other.id, [Alert(1, "collapse", "serious", "It fell.", 1.0)]),
+        lambda: pause_queue(services.db, True),
+    ):
+        before = client.get(address).json()
+        write()
+        after = client.get(address).json()
+        assert "same" not in after and after != before
+    assert after["queue"]["paused"] and [item["id"] for item in after["runs"]] == [other.id, run.id]
+    assert after["points"][str(run.id)]["metrics"]["reward/mean"][0] == [6]
+
+
+def test_a_sparkline_follows_its_metric_and_a_run_that_was_written_anew(client, services, new_run):
+    run = new_run()
+    shown = lambda: client.get("/api/live").json()["runs"][0]["spark"]  # noqa: E731
+    flush(services.db, run.id, [Point("reward/heldout_greedy", step, step, 0.25) for step in (0, 5)])
+    assert shown() == [0.25, 0.25]
+    flush(services.db, run.id, points(6, 7), progress=Progress("training", 7, 60, 1.0, 7, 7.0))
+    assert shown() == [0.25, 0.25]
+    flush(services.db, run.id, [Point("reward/heldout_greedy", 10, 10, 0.5)])
+    assert shown() == [0.25, 0.25, 0.5]
+    flush(services.db, run.id, [Point("reward/heldout_greedy", 5, 5, 0.75)])
+    assert shown() == [0.25, 0.75, 0.5]
 
 
 def test_a_tick_of_twenty_metrics_and_five_steps_is_below_two_kilobytes(client, services, new_run):
@@ -90,7 +128,7 @@ def test_a_long_run_opens_as_buckets_that_keep_a_spike(client, services, new_run
     flush(services.db, run.id, curve)
     part = client.get(f"/api/live?runs={run.id}:0").json()["points"][str(run.id)]
     steps, _, _, low, high = part["metrics"]["reward/mean"]
-    assert len(steps) <= api.OVERVIEW_BUCKETS and max(high) == 9.0 and min(low) == 0.5
+    assert len(steps) <= OVERVIEW_BUCKETS and max(high) == 9.0 and min(low) == 0.5
     assert part["cursor"] == 5000
 
     flush(services.db, run.id, points(5000, 5001))
@@ -187,17 +225,17 @@ def test_hostile_text_travels_as_data(client, services, new_run):
 
 def test_the_log_is_read_on_from_where_it_was(tmp_path):
     log = tmp_path / "log.txt"
-    assert api.tail(log, -1)["text"] == ""
+    assert tail(log, -1)["text"] == ""
     log.write_bytes("first\nhalf a \u00e9".encode()[:-1])
-    start = api.tail(log, -1)
+    start = tail(log, -1)
     assert start["text"] == "first\nhalf a "
     with log.open("ab") as file:
         file.write("\u00e9".encode()[-1:] + b" more\xff\n")
-    assert api.tail(log, start["offset"])["text"] == "\u00e9 more\ufffd\n"
+    assert tail(log, start["offset"])["text"] == "\u00e9 more\ufffd\n"
     log.write_bytes(b"x" * 200_000)
-    long = api.tail(log, -1)
-    assert len(long["text"]) == api.LOG_TAIL and long["skipped"] == 200_000 - api.LOG_TAIL and long["offset"] == 200_000
-    assert api.tail(log, 300_000)["offset"] == 200_000  # the log was begun anew
+    long = tail(log, -1)
+    assert len(long["text"]) == LOG_TAIL and long["skipped"] == 200_000 - LOG_TAIL and long["offset"] == 200_000
+    assert tail(log, 300_000)["offset"] == 200_000  # the log was begun anew
 
 
 # charts wait for these: they appear once METRICS has them
@@ -247,8 +285,8 @@ def test_alerts_come_with_the_poll_once_and_the_list_counts_them(client, service
 
 
 def test_a_selection_is_read_leniently():
-    assert api.selection("3:120:2,4:7,5,junk,6:x:y,7:1:2:3") == {
-        3: api.Seen(120, 2), 4: api.Seen(7, 0), 5: api.Seen(0, 0), 6: api.Seen(0, 0), 7: api.Seen(1, 2),
+    assert selection("3:120:2,4:7,5,junk,6:x:y,7:1:2:3") == {
+        3: Seen(120, 2), 4: Seen(7, 0), 5: Seen(0, 0), 6: Seen(0, 0), 7: Seen(1, 2),
     }
 
 
@@ -263,7 +301,7 @@ def test_assets_are_ours_only(client):
 
 
 def test_no_component_writes_markup():
-    for module in Path(api.__file__).parent.glob("components/*.js"):
+    for module in Path(assets.__file__).parent.glob("components/*.js"):
         text = module.read_text()
         for danger in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
             assert danger not in text, f"{module.name} uses {danger}"

@@ -119,6 +119,7 @@ class Live extends EventTarget {
     const asked = [...this.selected];
     const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}`);
     this.clock = answer.now - Date.now() / 1000;
+    if (answer.same) return;
     this.token = answer.seen;
     this.takeQueue(answer.queue);
     this.takeRuns(answer, asked);
