@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
-
-import torch
 
 from bgpo.config import TrainConfig
-from bgpo.models.denoiser import Denoiser
 from bgpo.training import trainer
 
 
@@ -21,20 +15,21 @@ class Recorder:
 
     Attributes:
         points: step, tokens forwarded by training so far, greedy and sampled held-out reward.
-        tokens: forwarded so far; one in a forward pass counts 1, one in a forward and backward pass 3.
+        tokens: forwarded so far, rollouts included, as the trainer counts them: one in a forward pass counts 1, one in
+            a forward and backward pass 3.
     """
 
     def __init__(self, least_steps: int, least_tokens: int):
         self.points: list[dict[str, float]] = []
         self.tokens = 0
         self._least = (least_steps, least_tokens)
-        self._training = False
         self._enough = False
 
     def phase(self, name: str, done: int, total: int) -> None:
-        self._training = name == "training"
+        """Not kept."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.tokens = int(values.get("progress/compute", self.tokens))
         if "reward/heldout_greedy" not in values:
             return
         self.points.append({
@@ -55,27 +50,13 @@ class Recorder:
     def should_stop(self) -> bool:
         return self._enough
 
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Counts what goes through the model while training: rollouts, passes for values, updates."""
-        hidden = Denoiser.hidden
-
-        def counted(model: Denoiser, ids: torch.Tensor, **where: torch.Tensor) -> torch.Tensor:
-            if self._training:
-                self.tokens += ids.numel() * (3 if torch.is_grad_enabled() else 1)
-            return hidden(model, ids, **where)
-
-        with patch.object(Denoiser, "hidden", counted):
-            yield
-
 
 def train(name: str, settings: dict[str, Any], work: Path, keep: bool = False) -> dict[str, Any]:
     """One run. Its folder goes, unless `keep`: then its last checkpoint is what other cells start from."""
     config, folder = TrainConfig.parse(settings["config"]), work / "runs" / name
     shutil.rmtree(folder, ignore_errors=True)
     recorder = Recorder(settings["least_steps"], settings["least_tokens"])
-    with recorder.counting():
-        outcome = trainer.run(config, folder, recorder, work / "warm_starts")
+    outcome = trainer.run(config, folder, recorder, work / "warm_starts")
     if not keep:
         shutil.rmtree(folder)
     return {"points": recorder.points, "steps": outcome.step}

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.evidence.cells import cell_file, load
-from benchmarks.evidence.plan import FULL, plan
+from benchmarks.evidence.plan import FULL, QUICK, plan
 from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t_interval, verdict
+from bgpo.config import TrainConfig
 
 pytest.importorskip("matplotlib", reason="matplotlib draws the evidence; it is in requirements-test.txt")
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,16 @@ def test_numbers_are_finite(quick):
     assert not re.search(r"\b(nan|inf)\b", (quick / "docs/evidence.md").read_text(), re.I)
     for path in (quick / "work/cells").glob("*.json"):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in a cell"))
+
+
+def test_compute_counts_rollouts_as_well(quick):
+    """All passes of a rollout but the first, which equal canvases share, read every completion."""
+    cells = [cell for cell in plan(QUICK) if cell.part == "mc_samples"]
+    for cell in cells:
+        c = TrainConfig.parse(cell.settings["config"])
+        rollouts = (c.denoising_steps - 1) * c.prompts_per_step * c.group_size * c.completion_length
+        points = load(quick / "work", cell)["result"]["points"]
+        assert points[-1]["step"] > 0 and all(point["tokens"] > point["step"] * rollouts for point in points[1:])
 
 
 def test_starting_again_measures_nothing_and_leaves_no_run_behind(quick):
