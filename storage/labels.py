@@ -6,6 +6,7 @@ None of it is read by a training process, so it stands in tables of its own.
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ TAGS_LIMIT = 20  # per run
 NOTES_LIMIT = 20_000  # characters
 VIEW_NAME_LIMIT = 80
 VIEW_LIMIT = 4_000  # characters of an address
+_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # embeddings, overrides, isolates
 
 
 class LabelError(ValueError):
@@ -71,9 +73,14 @@ def set_tags(db: Database, run_id: int, tags: Collection[str]) -> tuple[str, ...
     return tuple(kept)
 
 
+def plain_line(text: str) -> str:
+    """`text` in one line, without control characters and without those that turn the direction of what follows."""
+    return " ".join("".join(" " if c in _CONTROLS or unicodedata.category(c) == "Cc" else c for c in text).split())
+
+
 def tag_of(text: str) -> str:
     """A tag as it is kept: one word in lower case, without the # that people type before it. Raises LabelError."""
-    tag = "-".join(text.strip().lstrip("#").lower().split())
+    tag = "-".join(plain_line(text).lstrip("#").lower().split())
     if not tag:
         raise LabelError("A tag needs at least one character that is not a space or #.")
     if len(tag) > TAG_LIMIT:
@@ -111,7 +118,7 @@ def list_views(db: Database) -> list[SavedView]:
 
 def save_view(db: Database, name: str, query: str) -> SavedView:
     """Keeps an address under a name, in place of the view that has it. Raises LabelError."""
-    name = " ".join(name.split())
+    name = plain_line(name)
     if not name or len(name) > VIEW_NAME_LIMIT:
         raise LabelError(f"A view's name has 1 to {VIEW_NAME_LIMIT} characters; this one has {len(name)}.")
     if len(query) > VIEW_LIMIT:

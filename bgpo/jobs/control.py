@@ -14,6 +14,7 @@ from bgpo.jobs import runner
 from bgpo.jobs.ends import OUT_OF_MEMORY, smaller_budget
 from bgpo.jobs.lineage import origin
 from storage.database import Database, StorageError
+from storage.labels import plain_line
 from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, request, transition
 
 RESUMABLE = ("paused", "stopped", "failed")
@@ -55,7 +56,7 @@ def submit(db: Database, config: TrainConfig, runs_folder: Path, name: str | Non
 
 def one_line_name(name: str) -> str:
     """The name in one line; raises ControlError for one that is too long."""
-    name = " ".join(name.split())
+    name = plain_line(name)
     if len(name) > NAME_LIMIT:
         raise ControlError(f"The name has {len(name)} characters; use at most {NAME_LIMIT}.")
     return name

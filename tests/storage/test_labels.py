@@ -10,6 +10,7 @@ from storage.labels import (
     delete_view,
     labels_of,
     list_views,
+    plain_line,
     save_view,
     set_archived,
     set_notes,
@@ -29,6 +30,12 @@ def test_tags_are_words_and_replace_each_other(db, new_run):
         set_tags(db, other.id, ["x" * 41])
     delete_run(db, run.id)
     assert labels_of(db) == {}
+
+
+def test_names_are_plain_lines_that_turn_no_direction():
+    assert plain_line(" a\n\tb\x00c \u202edrawkcab\u2066 ") == "a b c drawkcab"
+    other = "\u05e9\u05dc\u05d5\u05dd \U0001f469\u200d\U0001f52c"  # a right-to-left word, an emoji that is joined
+    assert plain_line(other) == other
 
 
 def test_notes_and_archived_do_not_undo_each_other(db, new_run):

@@ -42,17 +42,24 @@ whenBuilt(() => {
     const match = event.target.closest("button[role=tab]")?.id.match(/^area-(\w+)-button$/);
     if (match) writeUrl({ tab: match[1] === "runs" ? "" : match[1] });
   });
-  openPart(new URLSearchParams(location.search).get("part"));
   document.getElementById("bgpo-run-tabs")?.addEventListener("click", (event) => {
     const match = event.target.closest("button[role=tab]")?.id.match(/^run-(\w+)-button$/);
     if (match) writeUrl({ part: match[1] === "curves" ? "" : match[1] });
+    if (match) inSight(event.target.closest("button"));
   });
+  openPart(new URLSearchParams(location.search).get("part"));
   live.start();
 });
 
 // The parts of a run are tabs of their own, and so in the address as well; digits open them.
 function openPart(name) {
   if (name && /^[a-z_]+$/.test(name)) document.getElementById(`run-${name}-button`)?.click();
+}
+
+// On a phone the parts are a strip that is wider than the screen; the open one stands in its middle.
+function inSight(button) {
+  const strip = button.closest(".tab-wrapper"), [at, frame] = [button.getBoundingClientRect(), strip.getBoundingClientRect()];
+  strip.scrollLeft += at.left + at.width / 2 - frame.left - frame.width / 2;
 }
 
 for (let place = 1; place <= 9; place += 1) {
@@ -62,3 +69,17 @@ for (let place = 1; place <= 9; place += 1) {
     return Boolean(tab);
   });
 }
+
+// What starts the work of the area that is open, also while somebody types in it.
+const GO = "#new-run-start, #chat-generate, .bgpo-lab .actions .primary, .bgpo-launcher .start";
+
+keys.add("Ctrl+Enter", "Start the run, generate, denoise", "Everywhere", () => {
+  const button = [...document.querySelectorAll(GO)].find((one) => one.offsetParent && !one.disabled);
+  if (button) button.click();
+  return Boolean(button);
+});
+keys.note("\u2190 \u2192", "A step back or on, in a denoising that has the focus", "Denoising");
+keys.note("Home End", "Its first step, its last", "Denoising");
+keys.note("Space", "Play or pause it", "Denoising");
+keys.note("\u2191 \u2193", "Choose a token; with Shift, a span", "Denoising");
+keys.note("Esc", "Let go of the token", "Denoising");

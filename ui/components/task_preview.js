@@ -84,7 +84,9 @@ class Grader {
     } } }, "Take the right answer");
     this.right = right;
     this.text.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.judge();
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault(); // it would start the run
+      this.judge();
     });
     this.node = el("div", { class: "grader" }, el("h4", {}, "What a model might answer"), this.text,
       el("div", { class: "buttons" }, this.button, right), this.verdict);
