@@ -169,9 +169,13 @@ body, gradio-app { background: var(--bgpo-bg) !important; }
 .gradio-container { background: var(--bgpo-bg) !important; color: var(--bgpo-text); max-width: none !important;
   font-family: var(--bgpo-sans); font-size: 14px; line-height: 1.45; padding: 0 !important;
   overflow: clip !important; /* hidden, Gradio's own, would keep parts from sticking to the window */ }
-.gradio-container .main.fillable { padding: 0 24px 48px !important; max-width: 1840px !important; margin: 0 auto !important; }
+.gradio-container .main.fillable { padding: 0 24px 48px !important; max-width: 2640px !important; margin: 0 auto !important; }
+/* on the largest screens charts and stages take the room; what is read line by line does not */
+#area-new, #area-system { max-width: 1790px; }
 .html-container:has(> div > .bgpo-module) { padding: 0 !important; }
 .bgpo-module table { margin: 0; padding: 0; }
+/* a name that turns the direction of writing turns its own alone */
+.bgpo-module :is(a, b, code, i, mark, span, time) { unicode-bidi: isolate; }
 .gradio-container footer { display: none !important; }
 .gradio-container h1, .gradio-container h2, .gradio-container h3 { color: var(--bgpo-text); letter-spacing: -.01em;
   font-weight: 650; }

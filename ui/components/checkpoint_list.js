@@ -32,10 +32,10 @@ function view(run, checkpoints) {
   if (!checkpoints.length) return el("p", { class: "bgpo-card none", text: "No checkpoint yet. The first is saved when the warm start is done, then one at every held-out evaluation." });
   const head = el("tr", {}, ...["Step", "Kind", "Held-out reward", "Saved", ""].map((text) => el("th", { text })));
   const rows = checkpoints.map((checkpoint) => el("tr", {},
-    el("td", { class: "step", text: checkpoint.step }), el("td", { text: KINDS[checkpoint.kind] || checkpoint.kind }),
-    el("td", {}, checkpoint.reward === null ? "–" : meter(checkpoint.reward)),
-    el("td", { class: "bgpo-soft", text: age(checkpoint.created, live.now()), title: new Date(checkpoint.created * 1000).toLocaleString() }),
-    el("td", {},
+    el("td", { class: "step", text: checkpoint.step }), el("td", { class: "kind", text: KINDS[checkpoint.kind] || checkpoint.kind }),
+    el("td", { class: "reward" }, checkpoint.reward === null ? "–" : meter(checkpoint.reward)),
+    el("td", { class: "saved bgpo-soft", text: age(checkpoint.created, live.now()), title: new Date(checkpoint.created * 1000).toLocaleString() }),
+    el("td", { class: "do" },
       pin(run, checkpoint),
       checkpoint.export ? el("button", { type: "button", class: "bgpo-button small", text: "Export", title: "The command that writes this checkpoint as a model that other tools read",
         on: { click: (event) => showExport(event.currentTarget.closest("tr"), checkpoint) } }) : null,

@@ -36,6 +36,14 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// A part that scrolls is a stop of the Tab key, or who has no mouse never sees its end; one that fits is none.
+export function reachable(node) {
+  new ResizeObserver(() => {
+    if (node.scrollHeight > node.clientHeight + 1) node.tabIndex = 0; else node.removeAttribute("tabindex");
+  }).observe(node);
+  return node;
+}
+
 // Three significant figures, without a tail of zeros or a false exponent.
 export function figure(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";

@@ -11,7 +11,7 @@ export function mount(element) {
     setTheme(document.body.classList.contains("dark") ? "light" : "dark");
   } } });
   element.append(
-    el("a", { class: "brand", href: "?" }, el("i", { "aria-hidden": "true" }, el("b"), el("b"), el("b"), el("b")), "BGPO Studio"),
+    el("h1", {}, el("a", { class: "brand", href: "?" }, el("i", { "aria-hidden": "true" }, el("b"), el("b"), el("b"), el("b")), "BGPO Studio")),
     el("div", { class: "right" }, state, toggle),
   );
   const draw = () => {

@@ -89,7 +89,7 @@ class HeldOut {
     const head = el("tr", {}, el("th", { scope: "col", class: "prompt", text: "Prompt" }), el("th", { scope: "col", text: "Expected" }),
       ...this.steps.map((step) => el("th", { scope: "col", class: "step", text: step === 0 ? "warm start" : step })));
     const body = [...this.rows.entries()].sort((a, b) => a[0] - b[0]).map(([index, row]) => el("tr", {},
-      el("th", { scope: "row", class: "prompt bgpo-mono", text: row.prompt }), el("td", { class: "expected bgpo-mono", text: row.expected }),
+      el("th", { scope: "row", class: "prompt bgpo-mono", text: row.prompt, title: row.prompt }), el("td", { class: "expected bgpo-mono", text: row.expected, title: row.expected }),
       ...this.steps.map((step) => el("td", {}, row.cells.has(step) ? this.cell(index, step, row.cells.get(step)) : null))));
     this.matrix.replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, ...body)));
     if (atEnd) this.matrix.scrollLeft = this.matrix.scrollWidth;

@@ -31,7 +31,7 @@ function view(state, draw) {
   const parts = [];
   if (first) {
     parts.push(el("div", { class: "hero" },
-      el("h1", { text: "Reinforcement learning for diffusion language models, on your own machine." }),
+      el("h2", { text: "Reinforcement learning for diffusion language models, on your own machine." }),
       el("p", { text: "BGPO Studio trains a model that fills in masked text from nothing but rewards, shows every curve while it learns, and lets you watch its answers denoise." })));
   }
   parts.push(el("div", { class: "bgpo-eyebrow", text: first ? "No runs yet. Choose a preset, then press Start." : "Start a run" }));

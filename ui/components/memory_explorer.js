@@ -138,7 +138,7 @@ class MemoryExplorer {
       { type: "rect", xref: "paper", x0: 0, x1: 1, y0: most, y1: high, fillcolor: ink.bad, opacity: 0.06, line: { width: 0 }, layer: "below" },
       { type: "line", yref: "paper", y0: 0, y1: 1, x0: draws, x1: draws, line: { color: text, width: 1, dash: "dot" } }];
     const what = facts.room.kind === "cuda" ? facts.room.name : "This machine";
-    const annotations = [{ xref: "paper", x: 0.01, xanchor: "left", y: Math.log10(most), yanchor: "bottom", showarrow: false, font: { size: 11, color: ink.bad }, text: escaped(`${what}: ${size(facts.room.mb)}, less ${size(facts.rest)} in use beside`) }];
+    const annotations = [{ xref: "paper", x: 0.01, xanchor: "left", y: Math.log10(most), yanchor: "bottom", showarrow: false, font: { size: 11, color: ink.bad }, text: escaped(`${what}: ${size(facts.room.mb)}${this.lines.offsetWidth < 480 ? "" : `, less ${size(facts.rest)} in use beside`}`) }];
     const ticks = [1, 4, 16, 64, 256, 1024], sizes = [...Array(9).keys()].map((power) => 10 ** power);
     window.Plotly.react(this.lines, traces, { ...layout, margin: { l: 62, r: 16, t: 8, b: 66 }, hovermode: "closest", shapes, annotations, showlegend: true, legend: { orientation: "h", y: -0.2, x: 0, font: { size: 11, color: soft } },
       xaxis: { ...axis, type: "log", range: [-0.05, Math.log10(MOST_DRAWS) + 0.05], tickmode: "array", tickvals: ticks, ticktext: ticks.map(String), showgrid: false, title: { text: "mask draws per completion", font: { size: 11, color: soft }, standoff: 6 } },

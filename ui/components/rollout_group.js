@@ -1,6 +1,6 @@
 // One problem with its completions side by side. A press on a completion opens how it was judged and how it was denoised.
 
-import { el, figure, get, setText } from "/assets/dom.js";
+import { el, figure, get, reachable, setText } from "/assets/dom.js";
 import { eventsOfStored } from "/assets/denoise_trace.js";
 import { Stage } from "/assets/denoise_stage.js";
 import { openArea, writeUrl } from "/assets/live.js";
@@ -18,8 +18,8 @@ export class GroupCard {
     this.detail = el("div", { class: "detail", hidden: true });
     this.element = el("article", { class: "bgpo-card group" },
       el("header", {},
-        el("div", { class: "problem" }, el("h4", { class: "bgpo-mono", text: first.prompt }),
-          el("p", { class: "bgpo-soft" }, "expected ", el("span", { class: "bgpo-mono", text: first.expected || "–" }))),
+        el("div", { class: "problem" }, reachable(el("h4", { class: "bgpo-mono", text: first.prompt })),
+          reachable(el("p", { class: "bgpo-soft" }, "expected ", el("span", { class: "bgpo-mono", text: first.expected || "–" })))),
         el("div", { class: "facts" }, this.chip(), el("button", { type: "button", class: "bgpo-button small", text: "Follow this prompt", on: { click: () => followed(first.prompt) } }))),
       el("div", { class: `cells${long ? " long" : ""}`, role: "group", "aria-label": "Completions" }, ...this.cells), this.detail);
     this.loadOrders(first);
@@ -87,7 +87,7 @@ export class GroupCard {
 
   build() {
     if (this.stage) return;
-    this.text = el("p", { class: "whole bgpo-mono" });
+    this.text = reachable(el("p", { class: "whole bgpo-mono" }));
     this.verdict = el("span", { class: "bgpo-chip" });
     this.reason = el("p", { class: "reason" });
     this.parts = el("dl", { class: "parts" });

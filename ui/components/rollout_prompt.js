@@ -1,18 +1,18 @@
 // One prompt through training: its group at every step that drew it, worst to best with the mean, and what was written.
 
-import { el, figure, get, svg } from "/assets/dom.js";
+import { el, figure, get, reachable, svg } from "/assets/dom.js";
 import { GroupCard } from "/assets/rollout_group.js";
 
 const [WIDTH, HEIGHT, EDGE] = [600, 90, 8];
 
 /** groups: oldest first; go(step) opens a step. Returns the view's elements. */
 export function promptLine(run, prompt, groups, go) {
-  const head = el("article", { class: "bgpo-card line" }, el("h4", { class: "bgpo-mono", text: prompt }));
+  const head = el("article", { class: "bgpo-card line" }, reachable(el("h4", { class: "bgpo-mono", text: prompt })));
   if (!groups.length) {
     head.append(el("p", { class: "bgpo-soft", text: "No kept group of this run has this prompt." }));
     return [head];
   }
-  head.append(el("p", { class: "bgpo-soft" }, "expected ", el("span", { class: "bgpo-mono", text: groups[0].expected || "–" })), plot(groups), table(groups, go));
+  head.append(reachable(el("p", { class: "bgpo-soft" }, "expected ", el("span", { class: "bgpo-mono", text: groups[0].expected || "–" }))), plot(groups), table(groups, go));
   const cards = el("div", { class: "cards" });
   const open = async (group) => {
     const rows = await get(`/api/runs/${run}/rollouts/group?step=${group.step}&problem=${group.problem}`);
