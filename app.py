@@ -83,9 +83,11 @@ def listen(host: str, port: int) -> socket.socket:
 def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = None):
     """Services over the folder and the database, in which CPU slots that are given are kept; raises StartError."""
     from bgpo.jobs import retention
-    from bgpo.jobs.chat import Chat
+    from bgpo.jobs.chat import GIVE_WAY_EVERY, Chat
+    from bgpo.jobs.chat_devices import Seats
     from bgpo.jobs.scheduler import Chore, Scheduler
     from storage.database import StorageError, open_database, sqlite_url
+    from storage.queue import leases
     from storage.settings import set_cpu_slots
     from ui.services import Services
 
@@ -106,11 +108,13 @@ def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = 
             set_cpu_slots(db, cpu_slots)
     except (StorageError, ValueError) as error:
         raise StartError(str(error)) from None
+    chat = Chat(seats=Seats(lambda: leases(db)))
     chores = [
+        Chore("chat", GIVE_WAY_EVERY, chat.give_way),
         Chore("retention", retention.FREE_EVERY, lambda: retention.free_all(db)),
         Chore("disk", retention.LOOK_EVERY, lambda: retention.watch_disk(db, runs_folder)),
     ]
-    return Services(db, data_dir, runs_folder, db.url, Chat(), Scheduler(db, chores=chores))
+    return Services(db, data_dir, runs_folder, db.url, chat, Scheduler(db, chores=chores))
 
 
 def build(services, hosts: frozenset[str] | None, password: str | None):

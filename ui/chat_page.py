@@ -1,27 +1,42 @@
-"""The Chat page: choose a checkpoint, or two, ask something, watch the answers denoise and say which is better."""
+"""The Chat page: choose a checkpoint, or two, talk to it, watch the answers denoise and say which is better."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qs
 
 import gradio as gr
 
 from bgpo.config import EVAL_ORDERS, KNOBS, TrainConfig
 from bgpo.jobs.chat import ChatError, ChatSettings
-from bgpo.models.decoding import CACHES, FIXED_SCHEDULES, SCHEDULES
+from bgpo.jobs.chat_devices import CPU, REFUSE, WAIT, GpuTaken, pool_of
+from bgpo.models.decoding import CACHES, SCHEDULES
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import Run, list_runs
 from storage.votes import Comparison
+from ui.chat_examples import ExamplesBox
 from ui.chat_votes import VoteBar
+from ui.chat_words import (
+    ONE_TURN,
+    READS_TURNS,
+    checkpoint_choices,
+    checkpoint_words,
+    chosen_id,
+    divisors,
+    kept_prompt,
+    reads_turns,
+    setting_words,
+    taken_words,
+    waiting_words,
+)
 from ui.components.denoise_stage import denoise_stage, generation
 from ui.components.field_errors import field_errors, problems_at
 from ui.config_form import UnjudgedSlider, edits
+from ui.conversation import Conversation, Question, Turn
 from ui.run_words import config_of
 from ui.services import Services
 from ui.tabs import on_open
@@ -33,7 +48,8 @@ SETTINGS = (
 )
 FIELDS = ("checkpoint", "checkpoint_b", "prompt", *SETTINGS)
 NO_SECOND = 0  # in place of the id of checkpoint B
-EXAMPLES = 6
+LONGEST_PROMPT = 20_000  # characters
+AT_ONCE = 16  # answers under way or waiting for a device, over all browsers
 PUSH_EVERY = 0.05  # seconds between updates of the page; faster events share one
 _NO_CHECKPOINT = "Start a run first; its warm start is a checkpoint after about a minute."
 _START_ONE = {"kind": "idle", "text": _NO_CHECKPOINT, "action": {"label": "New run", "area": "new"}}
@@ -42,77 +58,18 @@ _EMPTY_B = "The same prompt, from the same noise: B answers once A has."
 _A_FIRST = {"kind": "loading", "text": "Waits until A has answered."}
 _NOT_ASKED = {"kind": "idle", "text": "A did not finish, so B was not asked."}
 _ITSELF = "B is the same checkpoint as A; choose another one, or none."
+_ONE_AT_A_TIME = "An answer is under way; stop it, or ask when it is there."
 _GONE = "This checkpoint has been deleted; choose another."
-_KINDS = {"warm_start": "warm start", "evaluation": "evaluation", "final": "final", "stop": "saved at stop"}
-
-
-# ---- what the page shows, without a browser ------------------------------------------------------------------------
-
-
-def checkpoint_choices(runs: list[Run], checkpoints: list[Checkpoint]) -> list[tuple[str, int]]:
-    """(label, checkpoint id), newest run first and its newest checkpoint first; unreadable configs are left out."""
-    names = {run.id: config.task for run in runs if (config := config_of(run))}
-    order = sorted((c for c in checkpoints if c.run_id in names), key=lambda c: (c.run_id, c.step), reverse=True)
-    return [(checkpoint_words(c, names[c.run_id]), c.id) for c in order]
-
-
-def checkpoint_words(checkpoint: Checkpoint, task: str) -> str:
-    """`"Run 3 adder \u00b7 step 20 \u00b7 evaluation \u00b7 reward 0.84"`."""
-    kind = _KINDS.get(checkpoint.kind, checkpoint.kind)
-    reward = "" if checkpoint.reward is None else f" \u00b7 reward {checkpoint.reward:.2f}"
-    return f"Run {checkpoint.run_id} {task} \u00b7 step {checkpoint.step} \u00b7 {kind}{reward}"
-
-
-def chosen_id(search: str, choices: list[tuple[str, int]], current: int | None) -> int | None:
-    """The checkpoint to show: the address's, else the one chosen before, else the newest; None without any."""
-    known = [value for _, value in choices]
-    wanted = parse_qs(search.removeprefix("?")).get("checkpoint", [""])[0]
-    for candidate in (int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 16 else None, current):
-        if candidate in known:
-            return candidate
-    return known[0] if known else None
-
-
-def divisors(length: int) -> list[int]:
-    return [d for d in range(1, length + 1) if length % d == 0]
-
-
-def setting_words(settings: Mapping[str, Any]) -> str:
-    """Sampler settings in a line, for the list of answers."""
-    order = str(settings["remasking"]).replace("_", " ")
-    temperature = f"T = {settings['temperature']:g}" if settings["temperature"] else "greedy"
-    schedule, cache = (str(settings.get(name, usual)) for name, usual in (("schedule", "quota"), ("cache", "none")))
-    steps = f"{settings['denoising_steps']} steps" if schedule in FIXED_SCHEDULES else schedule.replace("_", " ")
-    cached = "" if cache == "none" else f", {cache.replace('_', ' ')} cache"
-    guided = f", guidance {settings['cfg_scale']:g}" if settings.get("cfg_scale") else ""
-    return f"{steps}, {temperature}, {order}{cached}{guided}, seed {settings['seed']}"
-
-
-@dataclass(frozen=True)
-class Question:
-    """What one or two checkpoints are asked; the second reads it as the first one's run would.
-
-    Attributes:
-        key: no two questions share it.
-        session: the browser's.
-        config: of checkpoint A's run: its task encodes the prompt and judges both answers.
-        settings: the sampler's.
-    """
-
-    key: str
-    session: str
-    prompt: str
-    config: TrainConfig
-    settings: dict[str, Any]
-
-
-# ---- the page ------------------------------------------------------------------------------------------------------
 
 
 class ChatPage:
     def __init__(self, services: Services):
         self.services = services
         self.stopping: set[str] = set()  # browser sessions that pressed Stop during their answer
+        self.answering: set[str] = set()  # browser sessions with an answer under way
+        self.said = gr.State(Conversation())
+        self.held_up = gr.State("")  # the side whose answer found no free GPU
+        self.if_taken = gr.State(REFUSE)  # what the next answer does without one
         with gr.Row(elem_id="chat-body"):
             with gr.Column(elem_id="chat-question", elem_classes="bgpo-form", min_width=0):
                 self._build_question()
@@ -124,13 +81,17 @@ class ChatPage:
         self._connect()
 
     def _build_board(self) -> None:
+        with gr.Row(elem_id="chat-taken", visible=False) as self.taken:
+            gr.Markdown("The GPU is in use.", elem_classes="chat-heading")
+            self.on_cpu = gr.Button("Answer on the CPU", size="sm", elem_id="chat-on-cpu")
+            self.wait = gr.Button("Wait for the GPU", size="sm", elem_id="chat-wait")
         with gr.Row(elem_id="chat-stages"):
             with gr.Column(min_width=0):
                 self.heading = gr.Markdown("### A", elem_classes="chat-heading", visible=False)
-                self.stage = denoise_stage(_EMPTY, elem_id="chat-stage")
+                self.stage = denoise_stage(_EMPTY, elem_id="chat-stage", link="chat")
             with gr.Column(min_width=0, visible=False) as self.second:
                 gr.Markdown("### B", elem_classes="chat-heading")
-                self.stage_b = denoise_stage(_EMPTY_B, elem_id="chat-stage-b")
+                self.stage_b = denoise_stage(_EMPTY_B, elem_id="chat-stage-b", link="chat")
         self.votes = VoteBar(self.services.db)
 
     def _build_question(self) -> None:
@@ -139,14 +100,18 @@ class ChatPage:
             label="Compared with (B)", choices=[("None", NO_SECOND)], value=NO_SECOND, elem_id="chat-checkpoint_b",
             info="Optional: answers after A, from the same noise.",
         )
-        self.prompt = gr.Textbox(label="Prompt", max_lines=1, max_length=200, elem_id="chat-prompt")
-        self.examples = gr.Dataset(
-            components=["textbox"], samples=[], label="Held-out problems to try", type="values",
-            samples_per_page=EXAMPLES, elem_id="chat-examples", visible=False,
+        self.prompt = gr.Textbox(
+            label="Prompt", lines=1, max_lines=10, max_length=LONGEST_PROMPT, elem_id="chat-prompt",
         )
         with gr.Row(elem_id="chat-actions"):
             self.generate = gr.Button("Generate", variant="primary", elem_id="chat-generate", interactive=False)
             self.stop = gr.Button("Stop", variant="stop", elem_id="chat-stop", interactive=False)
+        with gr.Row(elem_id="chat-turns", visible=False) as self.turns:
+            self.again = gr.Button("Answer again", size="sm", elem_id="chat-again")
+            self.edit = gr.Button("Edit last", size="sm", elem_id="chat-edit")
+            self.fresh = gr.Button("New conversation", size="sm", elem_id="chat-fresh")
+        self.note = gr.Markdown("", elem_id="chat-note", visible=False)
+        self.examples = ExamplesBox(self.services.chat.desk, self.prompt)
 
     def _build_settings(self) -> None:
         gr.Markdown("### Sampler", elem_classes="chat-heading")
@@ -187,25 +152,40 @@ class ChatPage:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         form = [self.steps, self.block, self.temperature, self.remasking, self.seed]
         more = list(self.more.values())
-        of_task = [self.prompt, self.examples, *form, self.errors]
+        examples, page = self.examples.outputs, self.examples.page
+        of_task = [self.prompt, *examples, self.note, *form, self.errors]
         question = [self.checkpoint, self.prompt]
+        read = {"fn": self.examples_read, "inputs": [self.checkpoint, page], "outputs": examples} | quiet
         on_open(self.opened, [self.stage, self.checkpoint, self.generate, self.checkpoint_b, *of_task],
-                inputs=[*question, self.checkpoint_b])
+                inputs=[*question, self.checkpoint_b]).then(**read)
         pair = [self.checkpoint, self.checkpoint_b]
         gr.on([control.change for control in pair], self.pair_chosen, [*pair, self.votes.compared],
               [self.heading, self.second, self.votes.row, *self.votes.outputs], trigger_mode="always_last", **quiet)
-        self.checkpoint.input(self.checkpoint_chosen, question, of_task, **quiet)
-        self.examples.click(lambda row: row[0], self.examples, self.prompt, **quiet)
+        self.checkpoint.input(self.checkpoint_chosen, question, of_task, **quiet).then(**read)
+        self.examples.others.click(lambda page: page + 1, page, page, **quiet).then(**read)
         self.new_seed.click(lambda: random.randrange(1, 10_000), None, self.seed, **quiet)
-        everything = {*pair, self.prompt, *form, *more}
+        everything = {*pair, self.prompt, *form, *more, self.said, self.held_up, self.if_taken}
         gr.on([*edits([*form, *more]), self.seed.change], self.edited, everything, self.errors, queue=False,
               trigger_mode="always_last", **quiet)
-        gr.on([self.generate.click, self.prompt.submit], self.answer, everything,
-              [self.stage, self.stage_b, self.errors, self.generate, self.stop, *self.votes.outputs],
-              trigger_mode="once", concurrency_limit=4, **quiet)
+        talk = {
+            "inputs": everything, "trigger_mode": "once", "concurrency_limit": AT_ONCE, "concurrency_id": "answers",
+            "outputs": [self.stage, self.stage_b, self.errors, self.generate, self.stop, self.prompt, self.seed,
+                        self.said, self.turns, self.edit, self.note, self.taken, self.held_up, self.if_taken,
+                        *self.votes.outputs],
+        } | quiet
+        gr.on([self.generate.click, self.prompt.submit], self.answer, **talk)
+        self.again.click(self.answer_again, **talk)
+        self.on_cpu.click(self.answer_on_cpu, **talk)
+        self.wait.click(self.answer_when_free, **talk)
+        self.edit.click(self.edit_last, [self.said, self.checkpoint], [self.said, self.prompt, self.edit, self.note],
+                        **quiet)
+        self.fresh.click(self.begun_anew, self.checkpoint, [
+            self.said, self.stage, self.stage_b, self.turns, self.edit, self.note, self.taken, self.if_taken,
+            *self.votes.outputs,
+        ], **quiet)
         self.stop.click(self.stop_pressed, None, None, queue=False, **quiet)
 
-    # ---- callbacks ----
+    # ---- choosing
 
     def opened(self, search: str, current: int | None, prompt: str, second: int = NO_SECOND) -> list[Any]:
         choices = self._choices()
@@ -216,28 +196,35 @@ class ChatPage:
         dropdown = gr.update(choices=choices, value=chosen, info=info, interactive=bool(choices))
         button = gr.update(interactive=bool(choices))
         if chosen is None:
-            return [generation("empty", [_START_ONE]), dropdown, button, others, *[gr.skip()] * 8]
+            return [generation("empty", [_START_ONE]), dropdown, button, others, *[gr.skip()] * 11]
         if chosen == current:
-            return [gr.skip(), dropdown, button, others, *[gr.skip()] * 8]
+            return [gr.skip(), dropdown, button, others, *[gr.skip()] * 11]
         stage = generation("ready", [{"kind": "idle", "text": _EMPTY}]) if current is None else gr.skip()
         return [stage, dropdown, button, others, *self.checkpoint_chosen(chosen, prompt)]
 
     def checkpoint_chosen(self, checkpoint_id: int, prompt: str) -> list[Any]:
-        """Controls take the ranges and defaults of the checkpoint's run; a prompt of its task is kept."""
+        """Controls take the ranges and defaults of the checkpoint's run; a prompt of its task is kept.
+
+        The conversation stays as it is, and the next answer reads it.
+        """
         found = self._find(checkpoint_id)
         if found is None:
             gone = problems_at(FIELD, FIELDS, {"checkpoint": _GONE})
-            return [*[gr.skip()] * 7, gone]
+            return [*[gr.skip()] * 10, gone]
         config = found[1]
-        samples = [[text] for text in self.services.chat.examples(config.task)[:EXAMPLES]]
-        kept = kept_prompt(config.task, prompt, samples[0][0])
+        example, examples = self.examples.first(config)
         return [
-            gr.update(value=kept, placeholder=TASKS[config.task].placeholder),
-            gr.update(samples=samples, visible=True),
+            gr.update(value=kept_prompt(config.task, prompt, example), placeholder=TASKS[config.task].placeholder),
+            *examples, self._note(config),
             gr.update(maximum=config.completion_length, value=config.denoising_steps),
             gr.update(choices=divisors(config.completion_length), value=config.block_length),
             gr.skip(), gr.update(value=config.eval_remasking), gr.skip(), problems_at(FIELD, FIELDS, {}),
         ]
+
+    def examples_read(self, checkpoint_id: int | None, page: int) -> list[Any]:
+        """The run's own problems, from its data."""
+        found = self._find(checkpoint_id)
+        return self.examples.read(found[1], self._folder(found[0]), page) if found else [gr.skip()] * 3
 
     def pair_chosen(self, a: int | None, b: int | None, compared: Comparison | None) -> dict[Any, Any]:
         """With a second checkpoint there are two stages and a vote."""
@@ -248,31 +235,113 @@ class ChatPage:
         found = self._find(given[self.checkpoint])
         return problems_at(FIELD, FIELDS, self._problems(given, found[1]) if found else {})
 
+    # ---- the conversation
+
+    def edit_last(self, said: Conversation, checkpoint_id: int | None) -> list[Any]:
+        """The last message goes back into the box and its answer is replaced by the next; pressed again, it stays."""
+        if said.last is None:
+            return [gr.skip()] * 4
+        said = replace(said, replacing=not said.replacing)
+        prompt = said.last.asked if said.replacing else gr.skip()
+        return [said, prompt, self._edit_button(said), self._note_of(said, checkpoint_id)]
+
+    def begun_anew(self, checkpoint_id: int | None) -> dict[Any, Any]:
+        key = f"new-{time.monotonic_ns()}"
+        empty = [{"kind": "clear"}, {"kind": "idle", "text": _EMPTY}]
+        return {
+            self.said: Conversation(), self.stage: generation(key, empty), self.turns: gr.update(visible=False),
+            self.stage_b: generation(key, [{"kind": "clear"}, {"kind": "idle", "text": _EMPTY_B}]),
+            self.edit: self._edit_button(Conversation()), self.note: self._note_of(Conversation(), checkpoint_id),
+            self.taken: gr.update(visible=False), self.if_taken: REFUSE,
+        } | self.votes.closed()
+
+    def _edit_button(self, said: Conversation) -> Any:
+        return gr.update(value="Keep last" if said.replacing else "Edit last")
+
+    def _note_of(self, said: Conversation, checkpoint_id: int | None) -> Any:
+        if said.replacing:
+            return gr.update(value=f"The next answer replaces turn {len(said.turns)}.", visible=True)
+        found = self._find(checkpoint_id)
+        return self._note(found[1]) if found else gr.skip()
+
+    def _note(self, config: TrainConfig) -> Any:
+        return gr.update(value=READS_TURNS if reads_turns(config) else ONE_TURN, visible=True)
+
+    def _told(self, said: Conversation, asked: Question) -> dict[Any, Any]:
+        return {self.said: said, self.turns: gr.update(visible=True), self.edit: self._edit_button(said),
+                self.note: self._note(asked.config)}
+
+    # ---- answering
+
     def stop_pressed(self, request: gr.Request) -> None:
         self.stopping.add(request.session_hash or "")
 
-    def answer(self, given: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+    def answer_again(self, given: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        """The last message once more, with a new seed and the settings as they are now, in place of its answer."""
+        said: Conversation = given[self.said]
+        if said.last is None:
+            yield {self.said: said}
+            return
+        seed = random.randrange(1, 10_000)
+        changed = {self.prompt: said.last.asked, self.seed: seed, self.said: replace(said, replacing=True)}
+        yield {self.seed: seed}
+        yield from self.answer(given | changed, request, keep_prompt=True)
+
+    def answer_on_cpu(self, given: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        """And so the rest of the conversation, as long as no GPU is free."""
+        yield {self.if_taken: CPU}
+        yield from self.answer(self._held_up(given) | {self.if_taken: CPU}, request)
+
+    def answer_when_free(self, given: dict[Any, Any], request: gr.Request) -> Iterator[dict[Any, Any]]:
+        yield from self.answer(self._held_up(given), request, if_taken=WAIT)
+
+    def _held_up(self, given: dict[Any, Any]) -> dict[Any, Any]:
+        """The form as it was when no GPU was free: where A had answered, its turn is taken up again."""
+        said: Conversation = given[self.said]
+        if given[self.held_up] != "b" or said.last is None:
+            return given
+        return given | {self.prompt: said.last.asked, self.said: replace(said, replacing=True)}
+
+    def answer(
+        self, given: dict[Any, Any], request: gr.Request, if_taken: str = "", keep_prompt: bool = False
+    ) -> Iterator[dict[Any, Any]]:
         """Streams the answers to their stages, A's and then B's: every event as it is made, at most one update per
         PUSH_EVERY."""
         found = self._find(given[self.checkpoint])
         problems = self._problems(given, found[1]) if found else {"checkpoint": _NO_CHECKPOINT}
         second, problem_b = self._second(given)
-        if problems := problems | problem_b:
+        session = request.session_hash or ""
+        busy = {"prompt": _ONE_AT_A_TIME} if session in self.answering else {}
+        if problems := problems | problem_b | busy:
             yield {self.errors: problems_at(FIELD, FIELDS, problems)}
             return
-        session = request.session_hash or ""
-        self.stopping.discard(session)
-        checkpoint, config = found
-        asked = Question(f"{session}-{time.monotonic_ns()}", session, given[self.prompt] or "", config,
-                         self._settings(given, config))
+        checkpoint, asked = found[0], self._question(given, session, found, if_taken)
         off, on = gr.update(interactive=False), gr.update(interactive=True)
-        yield self.votes.closed() | {self.generate: off, self.stop: on, self.errors: problems_at(FIELD, FIELDS, {})}
-        if second:
-            yield {self.stage_b: generation(f"{asked.key}-waits", [_A_FIRST])}
-        first = yield from self._stream(asked, self.stage, checkpoint)
-        if second:
-            yield from self._second_answer(asked, first, checkpoint, second)
+        self.stopping.discard(session)
+        self.answering.add(session)
+        try:
+            yield self.votes.closed() | {
+                self.generate: off, self.stop: on, self.errors: problems_at(FIELD, FIELDS, {}),
+                self.taken: gr.update(visible=False),
+            }
+            if second:
+                yield {self.stage_b: generation(f"{asked.key}-waits", [_A_FIRST])}
+            first = yield from self._first_answer(asked, checkpoint, keep_prompt)
+            if second:
+                yield from self._second_answer(asked, first, checkpoint, second)
+        finally:
+            self.answering.discard(session)
         yield {self.generate: on, self.stop: off}
+
+    def _question(
+        self, given: dict[Any, Any], session: str, found: tuple[Checkpoint, TrainConfig], if_taken: str
+    ) -> Question:
+        checkpoint, config = found
+        return Question(
+            f"{session}-{time.monotonic_ns()}", session, given[self.prompt] or "", config, self._folder(checkpoint),
+            self._settings(given, config), given.get(self.said) or Conversation(),
+            if_taken or given.get(self.if_taken) or REFUSE,
+        )
 
     def _second(self, given: dict[Any, Any]) -> tuple[Checkpoint | None, dict[str, str]]:
         """(checkpoint B, if one is asked for; what is wrong with it)."""
@@ -284,80 +353,123 @@ class ChatPage:
         found = self._find(chosen)
         return (found[0], {}) if found else (None, {"checkpoint_b": _GONE})
 
+    def _first_answer(self, asked: Question, checkpoint: Checkpoint, keep_prompt: bool) -> Iterator[dict[Any, Any]]:
+        """A's answer as a turn of the conversation; returns its events."""
+        events = yield from self._stream(asked, "a", checkpoint, "checkpoint")
+        start = next((event for event in events if event["kind"] == "start"), None)
+        if start and events[-1]["kind"] in ("end", "stopped"):
+            said = asked.said.with_turn(Turn(asked.prompt, start["prompt"]))
+            if events[-1]["kind"] == "end":
+                said = said.with_answer("a", events[-1]["text"])
+            clear = reads_turns(asked.config) and not keep_prompt and events[-1]["kind"] == "end"
+            yield self._told(said, asked) | ({self.prompt: ""} if clear else {})
+        return events
+
     def _second_answer(
-        self, asked: Question, first: dict, checkpoint: Checkpoint, second: Checkpoint
+        self, asked: Question, first: list[dict], checkpoint: Checkpoint, second: Checkpoint
     ) -> Iterator[dict[Any, Any]]:
         """B's answer to what A has answered, and the vote on both."""
-        if first["kind"] != "end":
+        if first[-1]["kind"] != "end":
             yield {self.stage_b: generation(f"{asked.key}-left", [_NOT_ASKED])}
             return
-        last = yield from self._stream(asked, self.stage_b, second, "checkpoint_b")
-        if last["kind"] == "end":
-            yield self.votes.opened(Comparison(
-                checkpoint.id, second.id, asked.prompt, first["text"], last["text"], asked.settings
+        events = yield from self._stream(asked, "b", second, "checkpoint_b")
+        if events[-1]["kind"] == "end":
+            text, start = first[-1]["text"], next(event for event in first if event["kind"] == "start")
+            said = asked.said.with_turn(Turn(asked.prompt, start["prompt"])).with_answer("a", text)
+            yield {self.said: said.with_answer("b", events[-1]["text"])} | self.votes.opened(Comparison(
+                checkpoint.id, second.id, asked.prompt, text, events[-1]["text"], asked.settings
             ))
 
-    def _stream(
-        self, asked: Question, stage: gr.HTML, checkpoint: Checkpoint, field: str = "checkpoint"
-    ) -> Iterator[dict[Any, Any]]:
-        """Updates of one stage; returns the last event. A checkpoint at fault is told at `field`."""
+    def _stream(self, asked: Question, side: str, checkpoint: Checkpoint, field: str) -> Iterator[dict[Any, Any]]:
+        """Updates of one side's stage; returns its events. A checkpoint at fault is told at `field`."""
+        stage = self.stage if side == "a" else self.stage_b
         words = checkpoint_words(checkpoint, asked.config.task), setting_words(asked.settings)
         events: list[dict] = []
-        for events, problem in self._events(checkpoint, asked):
-            update = {stage: generation(f"{asked.key}-{field}", events, *words)}
-            if problem:
+        for key, events, more in self._events(checkpoint, asked, side):
+            shown = generation(f"{asked.key}-{field}{key}", events, *words, turn=asked.said.number, asked=asked.prompt)
+            if problem := more.pop(self.errors, None):
                 told = {field if name == "checkpoint" else name: text for name, text in problem.items()}
-                update[self.errors] = problems_at(FIELD, FIELDS, told)
-            yield update
-        return events[-1]
+                more[self.errors] = problems_at(FIELD, FIELDS, told)
+            yield {stage: shown} | more
+        return events
 
-    def _events(self, checkpoint: Checkpoint, asked: Question) -> Iterator[tuple[list[dict], dict[str, str]]]:
-        """All events so far, each time there are new ones; and, when it ended badly, the sentence and its field."""
+    def _events(
+        self, checkpoint: Checkpoint, asked: Question, side: str
+    ) -> Iterator[tuple[str, list[dict], dict[Any, Any]]]:
+        """(part of a key: each wait has one, all events so far, other updates) each time there are new ones."""
         events: list[dict] = [self._loading(checkpoint)]
-        yield events, {}
+        key = ""
+        yield key, events, {}
         sent = time.monotonic()
         try:
-            answer = self.services.chat.answer(
-                checkpoint.folder, asked.config.task, asked.prompt, asked.settings,
-                lambda: asked.session in self.stopping,
-            )
-            for event in answer:
+            for event in self._asked(checkpoint, asked, side):
+                if event["kind"] == "waiting":
+                    text = waiting_words(event, list_runs(self.services.db))
+                    if text != events[0]["text"]:
+                        events, key = [{"kind": "loading", "text": text}], f"{key}+"
+                    yield key, events, {}
+                    continue
                 events.append(event)
                 if time.monotonic() - sent >= PUSH_EVERY:
                     sent = time.monotonic()
-                    yield events, {}
+                    yield key, events, {}
+        except GpuTaken as error:
+            sentence = taken_words(str(error), error.runs, list_runs(self.services.db))
+            yield f"{key}-taken", [{"kind": "idle", "text": sentence}], {
+                self.taken: gr.update(visible=True), self.held_up: side,
+            }
+            return
         except ChatError as error:
-            yield [*events, {"kind": "error", "message": str(error)}], {error.field or "prompt": str(error)}
+            wrong = {self.errors: {error.field or "prompt": str(error)}}
+            yield key, [*events, {"kind": "error", "message": str(error)}], wrong
             return
         finally:
             self.stopping.discard(asked.session)
-        yield events if events[-1]["kind"] == "end" else [*events, {"kind": "stopped"}], {}
+        yield key, events if events[-1]["kind"] == "end" else [*events, {"kind": "stopped"}], {}
+
+    def _asked(self, checkpoint: Checkpoint, asked: Question, side: str) -> Iterator[dict[str, Any]]:
+        chat = self.services.chat
+        found = self._find(checkpoint.id)
+        return chat.answer(
+            checkpoint.folder, asked.config.task, asked.prompt, asked.settings,
+            lambda: asked.session in self.stopping, earlier=asked.said.earlier(side),
+            grader=chat.desk.grader(asked.config, asked.folder), if_taken=asked.if_taken,
+            pool=pool_of(found[1] if found else asked.config),
+        )
 
     def _loading(self, checkpoint: Checkpoint) -> dict[str, str]:
-        chat = self.services.chat
-        if chat.loaded_checkpoint == checkpoint.folder:
+        loaded = self.services.chat.loaded_checkpoints
+        if checkpoint.folder in loaded:
             return {"kind": "loading", "text": "Generating\u2026"}
-        first = "" if chat.loaded_checkpoint else " The first answer takes a few seconds longer."
+        first = "" if loaded else " The first answer takes a few seconds longer."
         return {"kind": "loading", "text": f"Loading the checkpoint.{first}"}
 
-    # ---- reading ----
+    # ---- reading
 
     def _choices(self) -> list[tuple[str, int]]:
         return checkpoint_choices(list_runs(self.services.db), all_checkpoints(self.services.db))
 
+    def _runs(self) -> dict[int, Run]:
+        return {run.id: run for run in list_runs(self.services.db)}
+
     def _find(self, checkpoint_id: int | None) -> tuple[Checkpoint, TrainConfig] | None:
-        runs = {run.id: run for run in list_runs(self.services.db)}
+        runs = self._runs()
         for checkpoint in all_checkpoints(self.services.db):
             run = runs.get(checkpoint.run_id)  # None when it was deleted between the two look-ups
             if checkpoint.id == checkpoint_id and run and (config := config_of(run)):
                 return checkpoint, config
         return None
 
+    def _folder(self, checkpoint: Checkpoint) -> str:
+        """Of its run, which keeps copies of the files that its task and reward come from."""
+        run = self._runs().get(checkpoint.run_id)
+        return run.folder if run else ""
+
     def _settings(self, given: Mapping[Any, Any], config: TrainConfig) -> dict[str, Any]:
         return {
             "completion_length": config.completion_length, "denoising_steps": given[self.steps],
             "block_length": given[self.block], "temperature": given[self.temperature],
-            "remasking": given[self.remasking], "seed": given[self.seed],
+            "remasking": given[self.remasking], "seed": given[self.seed], "stop_at_eos": config.stop_at_eos,
         } | {
             name: given[control] for name, control in self.more.items() if control in given
         }
@@ -372,15 +484,6 @@ class ChatPage:
         except ChatError as error:
             return {error.field: str(error)}
         return {}
-
-
-def kept_prompt(task: str, prompt: str, example: str) -> str:
-    """What the prompt box holds after another checkpoint is chosen: the same prompt if its task can read it."""
-    try:
-        TASKS[task].problem_from(prompt or "")
-    except ValueError:
-        return example
-    return prompt
 
 
 def build(services: Services) -> None:

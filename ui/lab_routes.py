@@ -12,11 +12,12 @@ from starlette.concurrency import run_in_threadpool
 
 from bgpo.config import TrainConfig
 from bgpo.jobs.chat import ChatError
+from bgpo.jobs.chat_devices import CPU, REFUSE, WAIT, GpuTaken, pool_of
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import list_runs
 from ui.answers import RefusedRequest, body_of, json_answer
-from ui.chat_page import checkpoint_choices, divisors
+from ui.chat_words import checkpoint_choices, divisors, taken_words, waiting_words
 from ui.run_words import config_of
 from ui.services import Services
 from ui.trace_gif import gif
@@ -36,8 +37,8 @@ def add(router: APIRouter, services: Services) -> None:
     @router.post("/lab/denoise")
     async def denoise(request: Request) -> Response:
         body = await body_of(request)
-        checkpoint, config = await run_in_threadpool(find, services, body.get("checkpoint"))
-        events = lines(answer(services, checkpoint, config, body))
+        checkpoint, config, folder = await run_in_threadpool(find, services, body.get("checkpoint"))
+        events = lines(answer(services, checkpoint, config, folder, body))
         return StreamingResponse(events, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
 
     @router.post("/lab/player")
@@ -73,30 +74,42 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
     return {
         "completion_length": config.completion_length, "denoising_steps": config.denoising_steps,
         "block_length": config.block_length, "temperature": 0, "remasking": config.eval_remasking, "seed": 0,
+        "stop_at_eos": config.stop_at_eos,
     }
 
 
-def find(services: Services, checkpoint_id: Any) -> tuple[Checkpoint, TrainConfig]:
-    """Raises RefusedRequest when it is gone or its run's config cannot be read."""
+def find(services: Services, checkpoint_id: Any) -> tuple[Checkpoint, TrainConfig, str]:
+    """(checkpoint, its run's config and folder). Raises RefusedRequest when it is gone or the config cannot be read."""
     runs = {run.id: run for run in list_runs(services.db)}
     for checkpoint in all_checkpoints(services.db):
         run = runs.get(checkpoint.run_id)
         if checkpoint.id == checkpoint_id and run and (config := config_of(run)):
-            return checkpoint, config
+            return checkpoint, config, run.folder
     raise RefusedRequest("This checkpoint does not exist; it may have been deleted. Choose another.", 404)
 
 
 def answer(
-    services: Services, checkpoint: Checkpoint, config: TrainConfig, body: dict[str, Any]
+    services: Services, checkpoint: Checkpoint, config: TrainConfig, folder: str, body: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The events of one denoising; a refusal is its last event, so that what was made before it is kept."""
-    settings, prompt = body.get("settings"), body.get("prompt")
+    """The events of one denoising; a refusal is its last event, so that what was made before it is kept.
+
+    `body["device"]`: what to do while no GPU is free, "cpu" or "wait"; else it is refused with a choice.
+    """
+    settings, prompt, device = body.get("settings"), body.get("prompt"), body.get("device")
+    chat = services.chat
     try:
         if not isinstance(settings, dict) or not isinstance(prompt, str):
             raise ChatError("The request needs a prompt and settings.")
-        yield from services.chat.answer(
-            checkpoint.folder, config.task, prompt, settings, locked=locks(body.get("locked", []))
+        events = chat.answer(
+            checkpoint.folder, config.task, prompt, settings, locked=locks(body.get("locked", [])),
+            grader=chat.desk.grader(config, folder), pool=pool_of(config),
+            if_taken=device if device in (CPU, WAIT) else REFUSE,
         )
+        for event in events:
+            waits = event["kind"] == "waiting"
+            yield event | {"text": waiting_words(event, list_runs(services.db))} if waits else event
+    except GpuTaken as error:
+        yield {"kind": "taken", "message": taken_words(str(error), error.runs, list_runs(services.db))}
     except ChatError as error:
         yield {"kind": "error", "message": str(error), "field": error.field}
 

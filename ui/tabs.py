@@ -12,14 +12,14 @@ from gradio.context import get_render_context
 _WITH_ADDRESS = "(...values) => [location.search, ...values.slice(1)]"
 
 
-def on_open(callback: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
+def on_open(callback: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> Any:
     """Calls `callback(search, *inputs)` whenever the tab around the current context is opened.
 
-    `search` is the address's query, such as "?tab=chat&checkpoint=3".
+    `search` is the address's query, such as "?tab=chat&checkpoint=3". Returns the event, to go on from.
     """
     search = gr.Textbox("", visible=False)
     settings = {"js": _WITH_ADDRESS, "show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    _tab().select(callback, [search, *inputs], list(outputs), **settings)
+    return _tab().select(callback, [search, *inputs], list(outputs), **settings)
 
 
 def _tab() -> gr.Tab:

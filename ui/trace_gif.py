@@ -13,7 +13,7 @@ _ROW, _GAP, _EDGE, _CELL = 34, 5, 18, 30  # pixels
 _WIDTH = 900
 _MOST_FRAMES = 160
 _FRAME_MS, _LAST_MS, _LONGEST_MS = 160, 2500, 12_000
-_END = "<eos>"
+_ENDS = ("<eos>", "<|endoftext|>", "<|eot_id|>", "<|im_end|>")  # where a trace does not say its own
 
 
 def gif(events: list[dict[str, Any]]) -> bytes:
@@ -21,7 +21,7 @@ def gif(events: list[dict[str, Any]]) -> bytes:
     frames = canvases(events)
     every = -(-len(frames) // _MOST_FRAMES)
     shown = [*frames[:-1:every], frames[-1]]
-    longest = max(len(cell["text"]) for frame in frames for cell in frame)
+    longest = max((len(cell["text"]) for frame in frames for cell in frame if not cell["end"]), default=3)
     images = [_draw(events[0].get("prompt") or "", frame, min(max(longest, 3), 12)) for frame in shown]
     each = min(_FRAME_MS, _LONGEST_MS // len(images))
     out = io.BytesIO()
@@ -32,24 +32,30 @@ def gif(events: list[dict[str, Any]]) -> bytes:
 
 
 def canvases(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Per step, from the empty canvas on, one cell per position: {text, sure: 0..1 or None, mask}."""
+    """Per step, from the empty canvas on, one cell per position: {text, sure: 0..1 or None, mask, end}."""
+    ends = frozenset(events[0].get("ends") or _ENDS)
     length = events[0]["length"]
-    standing = {item[0]: {"text": item[1], "sure": None, "mask": False} for item in events[0].get("locked") or []}
-    found = [_with_masks(standing, [], length)]
-    for event in (event for event in events if event["kind"] == "step"):
+    standing = {item[0]: _cell(item[1], None, False, ends) for item in events[0].get("locked") or []}
+    found = [_with_masks(standing, [], length, ends)]
+    for event in (event for event in events if event.get("kind") == "step"):
         for position, token, *rest in event["commits"]:
-            standing[position] = {"text": token, "sure": rest[0] if rest else None, "mask": False}
-        found.append(_with_masks(standing, event.get("ghosts") or [], length))
+            standing[position] = _cell(token, rest[0] if rest else None, False, ends)
+        for position, token, *_ in event.get("filled") or []:
+            standing[position] = _cell(token, None, False, ends)
+        found.append(_with_masks(standing, event.get("ghosts") or [], length, ends))
     return found
 
 
-def _with_masks(standing: dict[int, dict], ghosts: list, length: int) -> list[dict[str, Any]]:
-    guessed = {item[0]: item for item in ghosts if isinstance(item, list) and len(item) > 2}
-    return [
-        standing.get(i) or {"text": guessed[i][1] if i in guessed else "", "sure": guessed[i][2] if i in guessed else 0,
-                            "mask": True}
-        for i in range(length)
-    ]
+def _cell(text: str, sure: float | None, mask: bool, ends: frozenset[str]) -> dict[str, Any]:
+    return {"text": text, "sure": sure, "mask": mask, "end": text in ends}
+
+
+def _with_masks(standing: dict[int, dict], ghosts: list, length: int, ends: frozenset[str]) -> list[dict[str, Any]]:
+    guessed = {
+        item[0]: (item[1], item[2]) for item in ghosts
+        if isinstance(item, list) and len(item) > 2 and isinstance(item[1], str) and isinstance(item[2], int | float)
+    }
+    return [standing.get(i) or _cell(*guessed.get(i, ("", 0)), True, ends) for i in range(length)]
 
 
 def _draw(prompt: str, cells: list[dict[str, Any]], width: int) -> Image.Image:
@@ -69,9 +75,9 @@ def _draw(prompt: str, cells: list[dict[str, Any]], width: int) -> Image.Image:
             ink = _mix(LIGHT["surface"], LIGHT["text"], 0.15 + 0.5 * (item["sure"] or 0))
         else:
             draw.rounded_rectangle(box, 5, _tint(item["sure"]))
-            ink = LIGHT["text-soft"] if item["text"] == _END else LIGHT["text"]
-        text = _shown("end" if item["text"] == _END else item["text"], width)
-        draw.text((x + cell / 2, y + _ROW / 2), text, ink, small if item["text"] == _END else font, anchor="mm")
+            ink = LIGHT["text-soft"] if item["end"] else LIGHT["text"]
+        text = _shown("end" if item["end"] else item["text"], width)
+        draw.text((x + cell / 2, y + _ROW / 2), text, ink, small if item["end"] else font, anchor="mm")
     return image.quantize(64)
 
 

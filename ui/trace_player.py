@@ -11,7 +11,7 @@ from typing import Any
 from ui.theme import DARK, LIGHT, MONO, SANS
 
 _FOLDER = Path(__file__).parent / "components"
-_MODULES = ("dom", "denoise_trace", "denoise_strip", "answer_history", "denoise_stage")
+_MODULES = ("dom", "denoise_trace", "denoise_strip", "conversation", "stage_link", "denoise_stage")
 _IMPORT = re.compile(r'"/assets/(\w+)\.js"')
 MOST_POSITIONS, MOST_STEPS = 4096, 4096
 
@@ -31,9 +31,20 @@ def check_events(events: Any) -> list[dict[str, Any]]:
     if len(steps) > MOST_STEPS:
         raise BadTrace(f"The trace has {len(steps)} steps; at most {MOST_STEPS} can be played.")
     for number, event in enumerate(steps, 1):
-        if event.get("step") != number or not all(_placed(item, length) for item in event.get("commits", [None])):
+        if event.get("step") != number or not _all_placed(event.get("commits"), length):
             raise BadTrace(f"Step {number} is damaged: its commits must be [position, token, probability].")
+        if not _all_placed(event.get("filled", []), length):
+            raise BadTrace(f"Step {number} is damaged: what was filled up must be [position, token, token id].")
+    if not _all_placed(start.get("locked", []), length):
+        raise BadTrace("What stood from the start must be [position, token, token id].")
+    ends = start.get("ends", [])
+    if not isinstance(ends, list) or not all(isinstance(token, str) for token in ends):
+        raise BadTrace("The trace's end tokens must be a list of texts.")
     return events
+
+
+def _all_placed(items: Any, length: int) -> bool:
+    return isinstance(items, list) and all(_placed(item, length) for item in items)
 
 
 def _placed(item: Any, length: int) -> bool:

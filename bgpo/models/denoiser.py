@@ -222,6 +222,14 @@ class Denoiser:
         padded = [[self.pad_id] * (prompt_length - len(row)) + row for row in rows]
         return torch.tensor(padded, device=self.device)
 
+    def encode_conversation(self, messages: Sequence[str], prompt_length: int) -> Tensor:
+        """(1, P) ids of messages in turns, the user's first and last, without padding.
+
+        Raises:
+            ValueError: as `encode_prompts`; P may be `prompt_length` at most.
+        """
+        return torch.tensor([_fitting(self.text.conversation(messages), prompt_length, "prompt")], device=self.device)
+
     def encode_completions(self, completions: Sequence[str], completion_length: int) -> Tensor:
         """(B, completion_length) ids, the rest filled with the end token; raises ValueError likewise."""
         rows = [_fitting(self.text.answer(completion), completion_length, "completion") for completion in completions]

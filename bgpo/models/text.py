@@ -9,7 +9,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 PROMPT_STYLES = ("chat", "plain", "characters")
-_SPLIT = "\ue000prompt\ue000"  # private use: stands for the prompt in a rendered template
+_SPLIT = "\ue000message{}\ue000"  # private use: stands for a message in a rendered template
+_ROLES = ("user", "assistant")
 
 
 class Text:
@@ -29,18 +30,33 @@ class Text:
         self.style = style
         self.turn_end_id = turn_end_id
         self._options = dict(template_options or {})
+        self._templates: dict[int, tuple[str, ...]] = {}
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a user's message, ready to be answered; raises ValueError for what cannot be written."""
+        return self.conversation([text])
+
+    def conversation(self, messages: Sequence[str]) -> list[int]:
+        """Ids of what a user and the model have said in turns, ready for the answer to the last message.
+
+        Without a chat template earlier messages stand before the last one, a line each; the built-in tokenizer's model
+        knows single problems only, so there the last one is all.
+
+        Raises:
+            ValueError: for what cannot be written.
+        """
         if self.style == "characters":
-            return self._characters(text, "prompt")
+            return self._characters(messages[-1], "prompt")
         if self.style == "plain":
-            return self._written(text)
-        before, after = self._template
-        if self._holds_control(text):
-            return self._ids(before) + self._written(text) + self._ids(after)
+            return self._written("\n".join(messages))
+        around = self._template(len(messages))
+        if any(map(self._holds_control, messages)):
+            ids = self._ids(around[0])
+            for message, after in zip(messages, around[1:]):
+                ids += self._written(message) + self._ids(after)
+            return ids
         # in one piece, as published: the tokenizer may join the message's edges with what stands beside them
-        return self._ids(self._rendered(text))
+        return self._ids(self._rendered(messages))
 
     def answer(self, text: str) -> list[int]:
         """Ids of a completion without its end token; a chat's answer closes its turn first."""
@@ -72,17 +88,27 @@ class Text:
         others = [byte for byte in range(256) if byte not in printable]
         return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
-    @cached_property
-    def _template(self) -> tuple[str, str]:
-        before, found, after = self._rendered(_SPLIT).partition(_SPLIT)
-        if not found:
-            raise ValueError("The chat template leaves the message out; set prompt_style to plain, or choose another "
-                             "model.")
-        return before, after
+    def _template(self, count: int) -> tuple[str, ...]:
+        """What the chat template puts before, between and behind `count` messages."""
+        if count not in self._templates:
+            self._templates[count] = tuple(self._parts_of_template(count))
+        return self._templates[count]
 
-    def _rendered(self, text: str) -> str:
+    def _parts_of_template(self, count: int) -> list[str]:
+        rest, around = self._rendered([_SPLIT.format(index) for index in range(count)]), []
+        for index in range(count):
+            before, found, rest = rest.partition(_SPLIT.format(index))
+            if not found:
+                what = "the message" if count == 1 else "an earlier message"
+                raise ValueError(f"The chat template leaves {what} out; set prompt_style to plain, or choose another "
+                                 "model.")
+            around.append(before)
+        return [*around, rest]
+
+    def _rendered(self, messages: Sequence[str]) -> str:
+        turns = [{"role": _ROLES[index % 2], "content": message} for index, message in enumerate(messages)]
         return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True, **self._options
+            turns, tokenize=False, add_generation_prompt=True, **self._options
         )
 
     def _ids(self, text: str) -> list[int]:

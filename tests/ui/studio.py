@@ -33,13 +33,14 @@ class App:
 
 
 @contextlib.contextmanager
-def apps(data_dir: Path) -> Iterator[Callable[[], App]]:
-    """Starts `python app.py` on free ports, each once it answers. In the end nothing that came of them is left."""
+def apps(data_dir: Path, *program: str) -> Iterator[Callable[[], App]]:
+    """Starts `python app.py`, or another program, on free ports, each once it answers. In the end nothing that came of
+    them is left."""
     started: list[App] = []
 
     def start() -> App:
         log = data_dir / f"app{len(started)}.txt"  # a pipe that nobody empties would block a talkative app
-        command = [sys.executable, "app.py", "--data-dir", str(data_dir), "--port", "0"]
+        command = [sys.executable, *(program or ("app.py",)), "--data-dir", str(data_dir), "--port", "0"]
         with log.open("w") as file:
             process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         started.append(App("", data_dir, process))

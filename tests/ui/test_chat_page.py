@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,23 @@ import gradio as gr
 import pytest
 import torch
 
+from bgpo.config import TrainConfig
 from bgpo.jobs.chat import Chat
+from bgpo.jobs.chat_devices import Seats
+from bgpo.jobs.devices import Gpu
 from bgpo.models.checkpoints import TrainingState, save_checkpoint
+from bgpo.models.loading import load
 from bgpo.models.tiny import build_tiny
 from bgpo.tasks.registry import TASKS
-from storage.checkpoints import add_checkpoint, all_checkpoints
-from storage.runs import list_runs
+from storage.checkpoints import Checkpoint, add_checkpoint, all_checkpoints
+from storage.queue import lease_if_free, leases
+from storage.runs import create_run, list_runs
 from storage.votes import Counts, vote_counts
-from ui import chat_page
+from tests.models import published
+from ui import chat_page, chat_words
 from ui.chat_page import ChatPage
 from ui.chat_votes import count_words
+from ui.conversation import Conversation, Turn
 
 REQUEST = SimpleNamespace(session_hash="here")
 
@@ -43,11 +51,15 @@ def page(services, new_run, saved) -> ChatPage:
         return ChatPage(replace(services, chat=Chat()))
 
 
-def given(page: ChatPage, prompt: str = "37+48", checkpoint: int = 2, second: int = 0, **changes) -> dict:
+def given(
+    page: ChatPage, prompt: str = "37+48", checkpoint: int = 2, second: int = 0, said: Conversation | None = None,
+    **changes,
+) -> dict:
     values = {"denoising_steps": 8, "block_length": 8, "temperature": 1.0, "remasking": "random", "seed": 3} | changes
     controls = (page.steps, page.block, page.temperature, page.remasking, page.seed)
     return dict(zip(controls, (values[name] for name in chat_page.SETTINGS))) | {
-        page.checkpoint: checkpoint, page.checkpoint_b: second, page.prompt: prompt,
+        page.checkpoint: checkpoint, page.checkpoint_b: second, page.prompt: prompt, page.said: said or Conversation(),
+        page.held_up: "", page.if_taken: "refuse",
     }
 
 
@@ -67,7 +79,7 @@ def answered(page: ChatPage, **question) -> tuple[list[dict], dict]:
 
 
 def test_choices_are_newest_first_and_say_what_they_are(page):
-    choices = chat_page.checkpoint_choices(list_runs(page.services.db), all_checkpoints(page.services.db))
+    choices = chat_words.checkpoint_choices(list_runs(page.services.db), all_checkpoints(page.services.db))
     assert [label for label, _ in choices] == [
         "Run 2 stack_programs \u00b7 step 0 \u00b7 warm start",
         "Run 1 adder \u00b7 step 5 \u00b7 evaluation \u00b7 reward 0.84",
@@ -81,7 +93,7 @@ def test_choices_are_newest_first_and_say_what_they_are(page):
     ("?checkpoint=" + "9" * 500, 2, 2),
 ])
 def test_the_address_chooses_then_the_last_choice_then_the_newest(search, current, chosen):
-    assert chat_page.chosen_id(search, [("c", 3), ("b", 2), ("a", 1)], current) == chosen
+    assert chat_words.chosen_id(search, [("c", 3), ("b", 2), ("a", 1)], current) == chosen
 
 
 def test_without_checkpoints_the_page_says_what_to_do(services):
@@ -238,3 +250,116 @@ def test_b_is_not_asked_when_a_was_stopped(page, monkeypatch):
 ])
 def test_counts_in_words(counts, words):
     assert count_words(counts) == words
+
+
+# ---- conversations
+
+
+def newest(updates) -> dict:
+    return {control: value for update in updates for control, value in update.items()}
+
+
+def test_turns_are_kept_replaced_and_begun_anew(page):
+    said = asked(page)[0][page.said]
+    assert [(turn.asked, set(turn.answers)) for turn in said.turns] == [("37+48", {"a"})]
+    said = asked(page, prompt="11+11", said=said)[0][page.said]
+    assert [turn.asked for turn in said.turns] == ["37+48", "11+11"]
+
+    editing, prompt, button, note = page.edit_last(said, 2)
+    assert prompt == "11+11" and button["value"] == "Keep last" and note["value"] == "The next answer replaces turn 2."
+    assert page.edit_last(editing, 2)[0] == said, "pressed again, it stays"
+    last = asked(page, prompt="12+12", said=editing)[0]
+    assert [turn.asked for turn in last[page.said].turns] == ["37+48", "12+12"] and last[page.stage]["turn"] == 1
+
+    again = newest(page.answer_again(given(page, prompt="", said=last[page.said]), REQUEST))
+    assert [turn.asked for turn in again[page.said].turns] == ["37+48", "12+12"] and again[page.seed] != 3
+    assert again[page.stage]["events"][-1]["kind"] == "end"
+    assert f"seed {again[page.seed]}" in again[page.stage]["settings"]
+
+    fresh = page.begun_anew(2)
+    assert fresh[page.said] == Conversation() and fresh[page.stage]["events"][0] == {"kind": "clear"}
+    assert "on its own" in fresh[page.note]["value"]
+
+
+def test_each_side_goes_on_with_its_own_answers_and_one_that_joins_reads_the_other():
+    said = Conversation((Turn("1", "one", {"a": "A1"}), Turn("2", "two"), Turn("3", "three", {"a": "A3", "b": "B3"})))
+    assert said.earlier("a") == ["one", "A1", "three", "A3"] and said.earlier("b") == ["one", "A1", "three", "B3"]
+    assert replace(said, replacing=True).earlier("a") == ["one", "A1"]
+
+
+def test_a_stopped_turn_stays_visible_and_is_not_read(page, monkeypatch):
+    monkeypatch.setattr(chat_page, "PUSH_EVERY", 0)
+    last: dict = {}
+    for update in page.answer(given(page), REQUEST):
+        last |= update
+        if page.stage in update and update[page.stage]["events"][-1]["kind"] == "step":
+            page.stop_pressed(REQUEST)
+    assert last[page.said].turns[0].asked == "37+48" and last[page.said].earlier("a") == []
+
+
+# ---- a published layout, its own data, a card that a run holds
+
+CARD = Gpu("GPU-1", "NVIDIA H100", 80 * 2**30, 0)
+
+
+@pytest.fixture
+def llada(services, tmp_path) -> tuple[ChatPage, Checkpoint]:
+    """A page over a checkpoint in LLaDA's layout, whose run reads pens.jsonl, on a machine with one card."""
+    data = tmp_path / "pens.jsonl"
+    rows = [{"question": f"How many are {n} pens?", "answer": f"#### {n}"} for n in range(99)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    config = TrainConfig.parse({
+        "task": "gsm8k", "data": str(data), "model": "llada", "model_path": "a/b", "warmup_steps": 0,
+        "completion_length": 16, "denoising_steps": 8, "block_length": 8,
+    })
+    run = create_run(services.db, name="pens", config_json=config.to_json(), train_steps=60, status="stopped",
+                     runs_folder=services.runs_folder)
+    save_checkpoint(tmp_path / "step", load(published.llada(tmp_path / "published"), "llada"),
+                    TrainingState("training", 5, 1.0, 1), None)
+    found = add_checkpoint(services.db, run.id, 5, "evaluation", str(tmp_path / "step"), 0.5)
+    chat = Chat(seats=Seats(lambda: leases(services.db), lambda: [CARD]))
+    with gr.Blocks(), gr.Tabs(), gr.Tab("Chat"):
+        yield ChatPage(replace(services, chat=chat)), found
+    chat.close()
+
+
+def test_a_published_model_talks_about_its_runs_own_problems_and_is_judged(llada, services, new_run):
+    page, checkpoint = llada
+    holder = new_run()
+    assert lease_if_free(services.db, holder, [CARD.uuid])
+    _, examples, others, *_ = page.checkpoint_chosen(checkpoint.id, "")
+    assert "Reading" in examples["label"] and not others["visible"]
+    examples, others, _ = page.examples_read(checkpoint.id, 0)
+    questions = [sample[0] for sample in examples["samples"]]
+    assert len(questions) == 6 and all(question.startswith("How many are") for question in questions)
+    assert page.examples_read(checkpoint.id, 1)[0]["samples"] != examples["samples"]
+    form = given(page, questions[0], checkpoint.id, seed=1)
+
+    taken = newest(page.answer(form, REQUEST))
+    assert taken[page.taken]["visible"] and taken[page.generate]["interactive"] and page.said not in taken
+    sentence = taken[page.stage]["events"][-1]["text"]
+    assert sentence == f"Run {holder.id} holds GPU 0 (NVIDIA H100). Run {holder.id} is at step 0 of 60."
+
+    first = newest(page.answer_on_cpu(form, REQUEST))
+    start, *_, end = [event for event in first[page.stage]["events"] if event["kind"] != "loading"]
+    assert start["device"] == "the CPU" and end["verdict"]["reward"] == 0 and end["verdict"]["parts"]
+    assert first[page.prompt] == "" and "whole conversation" in first[page.note]["value"]
+    second = newest(page.answer_on_cpu(given(page, "Why?", checkpoint.id, said=first[page.said]), REQUEST))
+    start, *_, end = [event for event in second[page.stage]["events"] if event["kind"] != "loading"]
+    assert start["turns"] == 1 and questions[0] in "".join(start["prompt_tokens"]).replace("\u2423", " ")
+    assert end["verdict"] is None and "no problem of the task" in end["unjudged"]
+
+
+def test_waiting_for_the_card_says_what_for_and_is_cancelled(llada, services, new_run):
+    page, checkpoint = llada
+    assert lease_if_free(services.db, new_run(), [CARD.uuid])
+    said, last = [], {}
+    for update in page.answer_when_free(given(page, "How many?", checkpoint.id), REQUEST):
+        last |= update
+        if page.stage in update:
+            said.append(update[page.stage]["events"][-1].get("text", ""))
+            if said[-1].startswith("Waiting."):
+                page.stop_pressed(REQUEST)
+    assert "Waiting. Run 2 holds GPU 0 (NVIDIA H100). Run 2 is at step 0 of 60." in said
+    assert last[page.stage]["events"][-1]["kind"] == "stopped" and last[page.generate]["interactive"]
+    assert page.said not in last

@@ -265,12 +265,106 @@ def test_reduced_motion_shows_the_latest_at_once(browser):
     assert shown == 8
 
 
+def filled_up() -> list[dict]:
+    """Two blocks of four in LLaDA's words: the answer ends in the first, the second is filled up and not computed."""
+    tokens = ("0", "8", "<|eot_id|>", "<|endoftext|>")
+    start, *steps, end = events(tokens, order=(0, 1, 2, 3))
+    start |= {"length": 8, "block_length": 4, "steps": 8, "ends": ["<|endoftext|>", "<|eot_id|>"]}
+    steps[-1]["filled"] = [[position, "<|endoftext|>", 7] for position in range(4, 8)]
+    for step in steps:
+        step["details"] = {str(step["commits"][0][0]): {"id": 5, "entropy": 1.0, "others": []}}
+    return [start, *steps, end | {"tokens": 3, "nfe": 4}]
+
+
+def test_an_ended_answer_is_filled_up_dimmed_and_counts_as_nothing_written(page):
+    load(page, filled_up())
+    expect(page.locator(".ds-chip:visible b")).to_have_text(["0", "8"])
+    expect(page.locator(".ds-fold")).to_have_text("end \u00d7 6, 4 filled up")
+    expect(page.locator(".ds-status")).to_contain_text("4 forward passes, 0.75 tokens per forward")
+    expect(page.locator(".ds-counts")).to_contain_text("1 pass per token so far")
+    expect(page.locator(".ds-filler")).to_have_count(4)
+    page.evaluate("stage.seek(3)")
+    expect(page.locator(".ds-filler")).to_have_count(0)
+    end = page.locator(".ds-chip").nth(2)
+    expect(end).to_have_attribute("aria-label", re.compile("Position 3: end, filled at step 3"))
+    ids = page.evaluate("stage.trace.ids(4)")
+    assert len(ids) == 8 and [4, 7] in ids, "it can be gone on with"
+
+
 def test_what_filled_up_a_stored_completion_comes_with_its_last_step(browser):
     tab = open_tab(browser)
     steps = tab.evaluate("""async () => {
         const { eventsOfStored } = await import('/assets/denoise_trace.js');
         const trace = [[0, 2, '<eos>', 0], [1, 1, '<eos>', 0.9], [2, 0, '5', 0.8]];
-        return eventsOfStored({ prompt: '2+3', trace }).slice(1, -1).map((event) => event.commits);
+        const made = eventsOfStored({ prompt: '2+3', trace }).slice(1, -1);
+        return made.map((event) => [event.commits, event.filled ?? []]);
     }""")
     tab.close()
-    assert steps == [[[1, "<eos>", 0.9]], [[2, "<eos>", None], [0, "5", 0.8]]]
+    assert steps == [[[[1, "<eos>", 0.9]], []], [[[0, "5", 0.8]], [[2, "<eos>"]]]]
+
+
+# ---- as the Chat page has it: two stages that go together, each under its conversation
+
+TWO = """async made => {
+    const { mount } = await import('/assets/denoise_stage.js');
+    const main = document.getElementById('stage');
+    main.replaceChildren();
+    window.sides = ['a', 'b'].map((name) => {
+        const element = document.createElement('div');
+        element.id = name;
+        main.append(element);
+        let told = null;
+        const props = { link: 'pair', value: null };
+        mount(element, props, (_, take) => { told = take; });
+        return { say: (value) => { props.value = value; told(); } };
+    });
+    const words = { turn: 0, asked: '37+48', label: 'A run', settings: '' };
+    made.forEach((events, i) => sides[i].say({ generation: `g${i}`, events, ...words }));
+}"""
+
+
+def test_two_stages_go_together_by_hand_by_key_and_playing_until_they_are_let_go(page):
+    short = events(order=(2, 7, 0, 5))
+    page.evaluate(TWO, [events(), short])
+    a, b = (page.locator(f"#{name} .ds-position") for name in "ab")
+    page.locator("#a").get_by_role("button", name="First step").click()
+    expect(b).to_have_text("Step 0 of 4")
+    page.locator("#b .ds-stage").focus()
+    page.keyboard.press("ArrowRight")
+    expect(a).to_have_text("Step 1 of 8")
+    page.locator("#a .ds-stage").focus()
+    page.keyboard.press("End")
+    expect(b).to_have_text("Step 4 of 4")
+    page.locator("#b").get_by_label("Speed").select_option("8")
+    expect(page.locator("#a").get_by_label("Speed")).to_have_value("8")
+    page.locator("#b").get_by_role("button", name="Play").click()  # from its start; the longer one plays to its own end
+    expect(a).to_have_text("Step 8 of 8")
+    expect(b).to_have_text("Step 4 of 4")
+    page.locator("#a").get_by_label("Together").uncheck()
+    expect(page.locator("#b").get_by_label("Together")).not_to_be_checked()
+    page.locator("#a").get_by_role("button", name="First step").click()
+    expect(a).to_have_text("Step 0 of 8")
+    expect(b).to_have_text("Step 4 of 4")
+
+
+def test_a_conversation_keeps_its_turns_and_their_denoisings(page):
+    page.evaluate(TWO, [events(), events()])
+    rows = page.locator("#a .cv-row")
+    say = """([turn, made, asked]) => sides[0].say(
+        { generation: `t${Math.random()}`, turn, asked, label: 'A run', settings: '', events: made })"""
+    start, *rest = events(tokens=("1", "2", *["<eos>"] * 6))
+    page.evaluate(say, [1, [start | {"turns": 1, "turns_left_out": 2}, *rest], HOSTILE])
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1)).to_contain_text("reads the turn before it; 2 older do not fit")
+    expect(rows.nth(1).locator(".cv-asked")).to_have_text(HOSTILE)
+    page.evaluate(say, [1, [*events(tokens=("7", *["<eos>"] * 7))[:4], {"kind": "stopped"}], "again"])
+    expect(rows.locator(".cv-asked")).to_have_text(["37+48", "again"])
+    expect(rows.nth(1)).to_contain_text("later turns do not read it")
+    rows.nth(0).click()
+    expect(rows.nth(0)).to_have_attribute("aria-current", "true")
+    page.evaluate("void 0")
+    expect(page.locator("#a .ds-chip b").nth(1)).to_have_text("8")
+    page.evaluate("sides[0].say({ generation: 'new', events: [{ kind: 'clear' }, { kind: 'idle', text: 'Ask.' }] })")
+    expect(rows).to_have_count(0)
+    expect(page.locator("#a .ds-empty")).to_have_text("Ask.")
+    assert page.evaluate("window.hacked") is None

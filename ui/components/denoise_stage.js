@@ -4,9 +4,10 @@
 // Events that arrive faster than people can follow wait here; nothing is ever slowed down where it is generated.
 
 import { el, setText, styles } from "/assets/dom.js";
-import { END_TOKEN, Trace, duration, figures, percent, plural, rate, visible } from "/assets/denoise_trace.js";
-import { AnswerHistory } from "/assets/answer_history.js";
+import { Trace, duration, figures, percent, plural, rate } from "/assets/denoise_trace.js";
+import { Conversation } from "/assets/conversation.js";
 import { Strip } from "/assets/denoise_strip.js";
+import { together } from "/assets/stage_link.js";
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4, 8];
 const STEPS_PER_SECOND = 6;
@@ -15,7 +16,8 @@ const LONGEST_SHOW_S = 10; // a generation of many passes is shown faster, so th
 export class Stage {
   /**
    * options: {empty: sentence shown before anything is loaded, live: true in a page that generates,
-   * shown(step): told of every step that is shown, chosen(positions): told of the positions that are selected}.
+   * shown(step): told of every step that is shown, chosen(positions): told of the positions that are selected,
+   * link: a `Together` of stages that show the same step}.
    */
   constructor(element, options = {}) {
     styles("denoise_stage");
@@ -31,6 +33,7 @@ export class Stage {
     this.reference = null; // a trace to mark differences from
     this.note = "";
     this.timer = null;
+    this.led = null; // the stage that this one follows
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.build(element);
     this.reset();
@@ -62,6 +65,7 @@ export class Stage {
       this.playing = true;
     }
     if (event.kind === "error" && !this.trace.start) this.note = event.message;
+    if (this.trace.finished) this.options.link?.refresh(this);
     if (this.calm && this.playing) this.show(this.trace.last);
     this.advance();
     this.update();
@@ -90,7 +94,7 @@ export class Stage {
     clearTimeout(this.timer);
     if (!this.playing) return;
     if (this.shown >= this.trace.last) {
-      if (this.trace.finished) this.pause();
+      if (this.trace.finished) { this.pause(); this.options.link?.ended(this); }
       return; // a live one goes on with its next event
     }
     const wait = Math.max(0, this.shownAt + 1000 / this.rate() - performance.now());
@@ -100,6 +104,7 @@ export class Stage {
   play() {
     if (this.shown >= this.trace.last && this.trace.finished) this.show(0);
     this.playing = true;
+    this.led = null;
     this.shownAt = performance.now();
     this.advance();
     this.update();
@@ -109,6 +114,15 @@ export class Stage {
     this.playing = false;
     clearTimeout(this.timer);
     this.update();
+    this.options.link?.refresh(this);
+  }
+
+  /** Whether steps go by here, by itself or behind another stage. */
+  get moving() { return this.playing || Boolean(this.led?.playing); }
+
+  toggle() {
+    if (this.moving) (this.playing ? this : this.led).pause();
+    else this.play();
   }
 
   /** By hand: stops the show and goes to a step. */
@@ -121,12 +135,15 @@ export class Stage {
   show(step) {
     this.shown = step;
     this.shownAt = performance.now();
+    this.led = null;
     this.update();
     this.options.shown?.(step);
+    this.options.link?.shown(this, step);
   }
 
   /** Shows what another stage shows, and tells nobody. */
-  follow(step) {
+  follow(step, leader = null) {
+    this.led = leader;
     this.playing = false;
     clearTimeout(this.timer);
     this.shown = Math.min(Math.max(0, step), this.trace.last);
@@ -159,6 +176,7 @@ export class Stage {
   build(element) {
     this.status = el("p", { class: "ds-status" });
     this.verdict = el("span", { class: "ds-verdict bgpo-chip" });
+    this.parts = el("span", { class: "ds-parts" });
     this.canvas = el("div", { class: "ds-canvas", role: "list", "aria-label": "Tokens" });
     this.empty = el("p", { class: "ds-empty" });
     this.readout = el("p", { class: "ds-readout" });
@@ -166,7 +184,7 @@ export class Stage {
     this.strip = new Strip((step) => this.seek(step));
     this.root = el("section", { class: "ds-stage", tabindex: "0", role: "group", on: { keydown: (e) => this.key(e) },
       "aria-label": "Denoising. Left and right step through it, space plays, up and down choose a token." },
-    el("header", { class: "ds-head" }, this.status, this.verdict),
+    el("header", { class: "ds-head" }, this.status, this.verdict, this.parts),
     el("div", { class: "ds-board" }, this.empty, this.canvas),
     el("div", { class: "ds-under" }, this.readout, this.buildColours()), this.strip.element,
     this.buildControls(), this.buildText(), this.announcer);
@@ -188,14 +206,14 @@ export class Stage {
     const button = (name, label, action) => el("button", {
       type: "button", class: `ds-button ds-${name}`, title: label, "aria-label": label, on: { click: action },
     }, el("i", { "aria-hidden": "true" }));
-    this.playButton = button("play", "Play", () => (this.playing ? this.pause() : this.play()));
+    this.playButton = button("play", "Play", () => this.toggle());
     this.position = el("span", { class: "ds-position" });
     this.speedSelect = el("select", { "aria-label": "Speed", on: { change: () => this.setSpeed(+this.speedSelect.value) } },
       ...SPEEDS.map((speed) => el("option", { value: speed, selected: speed === 1 }, `${speed}x`)));
     this.controls = el("div", { class: "ds-controls" },
       button("first", "First step", () => this.seek(0)), button("back", "One step back", () => this.seek(this.shown - 1)),
       this.playButton, button("next", "One step on", () => this.seek(this.shown + 1)),
-      button("last", "Last step", () => this.seek(this.trace.last)), this.position,
+      button("last", "Last step", () => this.seek(this.trace.last)), this.position, this.options.link?.toggle(this),
       el("label", { class: "ds-speed" }, el("span", {}, "Speed"), this.speedSelect));
     return this.controls;
   }
@@ -210,24 +228,26 @@ export class Stage {
 
   setSpeed(speed) {
     this.speed = speed;
+    this.speedSelect.value = String(speed);
     this.advance();
     this.update();
+    this.options.link?.speed(this, speed);
   }
 
   /** Chips for the prompt and every position, once per generation: nothing moves afterwards. */
   layout() {
     const { start } = this.trace;
     if (!start) return;
-    const prompt = (start.prompt_tokens ?? []).map((token) => el("span", { class: "ds-prompt" }, visible(token)));
+    const prompt = (start.prompt_tokens ?? []).map((token) => el("span", { class: "ds-prompt" }, this.trace.shown(token)));
     this.cells = Array.from({ length: start.length }, (_, position) => this.chip(position));
     const blocks = start.block_length && start.block_length < start.length ? start.block_length : 0;
     if (blocks) this.cells.forEach((cell, i) => cell.root.classList.toggle("ds-block", i > 0 && i % blocks === 0));
     this.fold = el("span", { class: "ds-fold" });
-    const widest = Math.max(...[...(start.prompt_tokens ?? []), ...this.tokens()].map((t) => visible(t).length), 1);
+    const widest = Math.max(...[...(start.prompt_tokens ?? []), ...this.tokens()].map((t) => this.trace.shown(t).length), 1);
     this.canvas.style.setProperty("--ds-ch", Math.min(Math.max(widest, start.length > 64 ? 2 : 3), 9));
     this.canvas.classList.toggle("ds-small", start.length > 32);
     this.canvas.replaceChildren(
-      el("div", { class: "ds-row ds-row-prompt", role: "listitem", "aria-label": `Prompt: ${start.prompt ?? ""}` }, ...prompt),
+      el("div", { class: `ds-row ds-row-prompt${prompt.length > 48 ? " ds-long" : ""}`, role: "listitem", tabindex: prompt.length > 48 ? 0 : null, "aria-label": `Prompt: ${start.prompt ?? ""}` }, ...prompt),
       el("div", { class: "ds-row" }, ...this.cells.map((cell) => cell.root), this.fold));
     this.strip.layout(this.trace);
   }
@@ -281,34 +301,40 @@ export class Stage {
       const filled = cell.token !== undefined;
       const differs = filled && others.length > 0 && others[position]?.token !== cell.token;
       const share = this.colour === "order" ? Math.max(0, cell.step - 1) / spread : this.colour === "change" ? Number(!differs) : cell.confidence ?? 0.5;
-      setText(token, filled ? visible(cell.token) : cell.ghost === undefined ? "" : visible(cell.ghost));
+      const what = cell.token ?? cell.ghost;
+      setText(token, what === undefined ? "" : this.trace.shown(what));
       setText(caption, this.caption(cell));
       token.style.opacity = filled ? "" : Math.max(cell.probability ?? 0, 0.05);
       root.style.setProperty("--x", filled ? `${Math.round(share * 100)}%` : "0%");
       root.className = ["ds-chip", filled ? "ds-filled" : "ds-mask", root.classList.contains("ds-block") ? "ds-block" : "",
-        filled && cell.step === this.shown ? "ds-new" : "", (cell.token ?? cell.ghost) === END_TOKEN ? "ds-end" : "",
+        filled && cell.step === this.shown ? "ds-new" : "", what !== undefined && this.trace.isEnd(what) ? "ds-end" : "", cell.filled ? "ds-filler" : "",
         span.has(position) ? "ds-selected" : "", differs ? "ds-differs" : "",
         this.trace.locked.has(position) && cell.step === 0 ? "ds-locked" : "", position >= cells.length - tail ? "ds-folded" : ""].join(" ");
       root.setAttribute("aria-label", this.cellWords(cell, position));
     });
-    setText(this.fold, tail ? `end \u00d7 ${tail}` : "");
+    const filler = cells.slice(cells.length - tail).filter((cell) => cell.filled).length;
+    setText(this.fold, tail ? `end \u00d7 ${tail}${filler ? `, ${filler === tail ? "all" : filler} filled up` : ""}` : "");
+    this.fold.title = filler ? "The answer had ended, so the rest was filled with end tokens and not computed." : "";
   }
 
   caption(cell) {
     if (cell.token === undefined) return cell.ghost === undefined ? "" : percent(cell.probability);
     if (cell.step === 0) return "fixed";
+    if (cell.filled) return "filled up";
     return this.colour === "order" ? `step ${cell.step}` : cell.confidence === null ? "" : percent(cell.confidence);
   }
 
   cellWords(cell, position) {
     const place = `Position ${position + 1}`;
-    if (cell.token !== undefined && cell.step === 0) return `${place}: ${visible(cell.token)}, fixed from the start`;
+    const token = this.trace.shown(cell.token ?? cell.ghost ?? "");
+    if (cell.token !== undefined && cell.step === 0) return `${place}: ${token}, fixed from the start`;
+    if (cell.filled) return `${place}: end, filled up after step ${cell.step} because the answer had ended`;
     if (cell.token !== undefined) {
-      return `${place}: ${visible(cell.token)}, filled at step ${cell.step}`
+      return `${place}: ${token}, filled at step ${cell.step}`
         + (cell.confidence === null ? "" : `, confidence ${percent(cell.confidence)}`);
     }
     if (cell.ghost === undefined) return `${place}: masked`;
-    return `${place}: masked, would write ${visible(cell.ghost)} with probability ${percent(cell.probability)}`;
+    return `${place}: masked, would write ${token} with probability ${percent(cell.probability)}`;
   }
 
   updateReadout() {
@@ -320,7 +346,7 @@ export class Stage {
       ? "Point at a token, or choose one with the up and down keys." : "");
     const detail = cell?.token === undefined || cell.step === 0 ? null : this.trace.details.get(position);
     if (detail) {
-      const others = detail.others.map(([token, chance]) => `${visible(token)} ${percent(chance)}`).join(", ");
+      const others = detail.others.map(([token, chance]) => `${this.trace.shown(token)} ${percent(chance)}`).join(", ");
       this.readout.append(`, entropy ${Number(detail.entropy.toFixed(2))} nats`, others ? `; next best: ${others}` : "");
     }
     if (cell && final && final.step !== this.shown && this.selected === position) {
@@ -340,7 +366,7 @@ export class Stage {
     if (end.kind === "stopped") return `Stopped after ${last} of ${plural(start.steps, "step")}`;
     const took = figures(this.trace);
     if (took.seconds === null) return `Recorded answer, ${plural(total, "step")}, ${shown}`;
-    return [`Generated in ${duration(took.seconds)}`, took.tokens === null ? "" : plural(took.tokens, "token"),
+    return [`Generated in ${duration(took.seconds)}${start.device ? ` on ${start.device}` : ""}`, took.tokens === null ? "" : plural(took.tokens, "token"),
       took.perSecond === null ? "" : `${rate(took.perSecond)} tokens/s`,
       took.passes === null ? "" : plural(took.passes, "forward pass", "forward passes"),
       took.perPass === null ? "" : `${rate(took.perPass)} ${took.perPass === 1 ? "token" : "tokens"} per forward`,
@@ -352,20 +378,22 @@ export class Stage {
     const { end, last } = this.trace;
     const verdict = end?.verdict;
     this.verdict.hidden = !end || end.kind === "error" || this.shown < last || (!verdict && !this.options.live);
+    this.parts.hidden = this.verdict.hidden || !(verdict?.parts?.length > 1);
     if (this.verdict.hidden) return;
-    const good = verdict && verdict.reward >= 0.999;
+    setText(this.parts, (verdict?.parts ?? []).map(([name, value]) => `${name} ${Number(value.toFixed(2))}`).join(" \u00b7 "));
+    const good = verdict && (verdict.solved ?? verdict.reward >= 0.999);
     this.verdict.className = `ds-verdict bgpo-chip ${verdict ? (good ? "good" : "bad") : ""}`;
     setText(this.verdict, verdict ? `Reward ${Number(verdict.reward.toFixed(2))}: ${verdict.reason}`
-      : end.kind === "stopped" ? "Not judged: stopped" : "Not judged: the prompt is no problem of the task");
+      : end.kind === "stopped" ? "Not judged: stopped" : `Not judged: ${end.unjudged ?? "the prompt is no problem of the task"}`);
   }
 
   drawControls() {
     const { trace } = this;
     for (const control of this.controls.querySelectorAll("button, select")) control.disabled = !trace.start;
     setText(this.position, trace.start ? `Step ${this.shown} of ${trace.total}` : "");
-    this.playButton.classList.toggle("ds-playing", this.playing);
-    this.playButton.setAttribute("aria-label", this.playing ? "Pause" : "Play");
-    this.playButton.title = this.playing ? "Pause (space)" : "Play (space)";
+    this.playButton.classList.toggle("ds-playing", this.moving);
+    this.playButton.setAttribute("aria-label", this.moving ? "Pause" : "Play");
+    this.playButton.title = this.moving ? "Pause (space)" : "Play (space)";
     for (const button of this.colourButtons) {
       button.setAttribute("aria-pressed", button.dataset.name === this.colour);
       if (button.dataset.name === "change") button.hidden = !this.reference;
@@ -404,7 +432,7 @@ export class Stage {
     };
     const actions = {
       ArrowLeft: () => this.seek(this.shown - 1), ArrowRight: () => this.seek(this.shown + 1),
-      Home: () => this.seek(0), End: () => this.seek(this.trace.last), " ": () => (this.playing ? this.pause() : this.play()),
+      Home: () => this.seek(0), End: () => this.seek(this.trace.last), " ": () => this.toggle(),
       ArrowDown: () => choose(1), ArrowUp: () => choose(-1), Escape: () => { if (this.selected !== null) this.choose(this.selected, false); },
     };
     if (!actions[event.key]) return;
@@ -414,12 +442,15 @@ export class Stage {
 }
 
 /**
- * In a page that generates: `props.value` is {generation, label, events}, events growing as they are made. Whatever
- * arrives is pushed once, however many updates it came in; finished answers are kept in a list below the stage.
+ * In a page that generates: `props.value` is {generation, turn, label, events}, events growing as they are made. Whatever
+ * arrives is pushed once, however many updates it came in; finished answers are kept in the conversation above the stage.
+ * props.link: a name that stages share which show the same step.
  */
 export function mount(element, props, watch) {
-  const stage = new Stage(element, { live: true, empty: props.empty });
-  const answers = new AnswerHistory(element, (events) => stage.load(events, { play: true }));
+  const conversation = new Conversation(element, (events) => stage.load(events, { play: true }));
+  const link = props.link ? together(props.link) : null;
+  const stage = new Stage(element, { live: true, empty: props.empty, link });
+  link?.add(stage);
   let generation = null;
   let seen = 0;
   const take = () => {
@@ -428,8 +459,8 @@ export function mount(element, props, watch) {
     if (value.generation !== generation) { generation = value.generation; seen = 0; }
     const fresh = value.events.slice(seen);
     seen += fresh.length;
-    for (const event of fresh) stage.push(event);
-    if (fresh.some((event) => ["end", "stopped"].includes(event.kind))) answers.add(value);
+    for (const event of fresh) event.kind === "clear" ? conversation.clear() : stage.push(event);
+    if (fresh.some((event) => ["end", "stopped"].includes(event.kind))) conversation.put(value);
   };
   take();
   watch("value", take);

@@ -38,7 +38,7 @@ export class Strip {
     this.range.setAttribute("aria-valuetext", ready ? `Step ${shown}, ${masks} masks left` : "");
     setText(this.masks, ready ? `${masks} masked` : "");
     setText(this.commits, ready ? `${commits} filled at this step` : "");
-    const written = ready ? trace.length - masks - trace.locked.size : 0;
+    const written = ready ? trace.written(shown) : 0;
     setText(this.passes, written > 0 && shown > 0 ? `${plural(Number((shown / written).toFixed(2)), "pass", "passes")} per token so far` : "");
   }
 

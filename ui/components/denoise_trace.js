@@ -1,7 +1,7 @@
 // What a sampler reported, step by step, and the canvas at any step of it. No DOM here.
 
-/** The end-of-text token, as events spell it. */
-export const END_TOKEN = "<eos>";
+/** End tokens of the model families, as events spell them; a denoising says its own. */
+export const END_TOKENS = ["<eos>", "<|endoftext|>", "<|eot_id|>", "<|im_end|>"];
 
 /** Events of one completion, in the order they were made: "start", "step" (many), then "end", "stopped" or "error". */
 export class Trace {
@@ -13,6 +13,7 @@ export class Trace {
     this.seconds = [null];    // per step: seconds since the first one began, or null in a stored trace
     this.details = new Map(); // position -> {id, entropy, others: [[token, probability], ...]} of its last commit
     this.locked = new Map();  // position -> [token, id] of what stood from the start
+    this.filled = new Map();  // position -> id of the end tokens that filled an ended answer up, not written by the model
     this.history = new Map(); // position -> [{step, token, confidence}, ...] in order
   }
 
@@ -31,17 +32,23 @@ export class Trace {
     this.ghosts[step] = event.ghosts ?? [];
     this.seconds[step] = event.seconds ?? null;
     for (const [position, detail] of Object.entries(event.details ?? {})) this.details.set(Number(position), detail);
-    for (const [position, token, confidence] of this.commits[step]) {
-      if (!this.history.has(position)) this.history.set(position, []);
-      this.history.get(position).push({ step, token, confidence: confidence ?? null });
+    for (const [position, token, confidence] of this.commits[step]) this.write(position, { step, token, confidence: confidence ?? null });
+    for (const [position, token, id] of event.filled ?? []) {
+      this.filled.set(position, id);
+      this.write(position, { step, token, confidence: null, filled: true });
     }
+  }
+
+  write(position, cell) {
+    if (!this.history.has(position)) this.history.set(position, []);
+    this.history.get(position).push(cell);
   }
 
   /** The token ids after `step` steps as [[position, id], ...]; null where some token came without its id. */
   ids(step) {
     const found = [...this.locked].map(([position, [, id]]) => [position, id]);
     for (const [position, commits] of this.history) {
-      if (commits.some((commit) => commit.step <= step)) found.push([position, this.details.get(position)?.id]);
+      if (commits.some((commit) => commit.step <= step)) found.push([position, this.details.get(position)?.id ?? this.filled.get(position)]);
     }
     return found.every(([, id]) => Number.isInteger(id)) ? found : null;
   }
@@ -73,10 +80,20 @@ export class Trace {
   /** Positions still masked after `step` steps. */
   masksLeft(step) { return this.canvas(step).filter((cell) => cell.token === undefined).length; }
 
+  /** How many positions after `step` steps the model has written itself. */
+  written(step) {
+    return this.canvas(step).filter((cell) => cell.token !== undefined && cell.step > 0 && !cell.filled).length;
+  }
+
+  isEnd(token) { return (this.start?.ends ?? END_TOKENS).includes(token); }
+
+  /** A token as people read it. */
+  shown(token) { return this.isEnd(token) ? "end" : visible(token); }
+
   /** How many end-of-text tokens close the canvas; 0 unless there are at least two to fold. */
   tail(cells) {
     let count = 0;
-    while (count < cells.length && cells[cells.length - 1 - count].token === END_TOKEN) count += 1;
+    while (count < cells.length && this.isEnd(cells[cells.length - 1 - count].token)) count += 1;
     return count >= 2 ? count : 0;
   }
 
@@ -84,7 +101,7 @@ export class Trace {
   text(step) {
     const cells = this.canvas(step);
     const tail = this.tail(cells);
-    const body = cells.slice(0, cells.length - tail).map((cell) => (cell.token === undefined ? "_" : visible(cell.token)));
+    const body = cells.slice(0, cells.length - tail).map((cell) => (cell.token === undefined ? "_" : this.shown(cell.token)));
     return body.join(" ") + (tail ? ` end x ${tail}` : "");
   }
 }
@@ -94,9 +111,8 @@ export class Trace {
  * stored: {prompt, length?, trace: [[step, position, token, confidence], ...], completion?, reward?, reason?, promptTokens?}
  */
 export function eventsOfStored(stored) {
-  const steps = (stored.trace ?? []).reduce((most, [step]) => Math.max(most, step), 0);
-  // step 0: an ended completion was filled up there, after its last step and not by the model
-  const rows = (stored.trace ?? []).map(([step, position, token, p]) => (step === 0 ? [steps, position, token, null] : [step, position, token, p]));
+  const rows = stored.trace ?? [];
+  const steps = rows.reduce((most, [step]) => Math.max(most, step), 0);
   const length = stored.length ?? rows.reduce((most, row) => Math.max(most, row[1] + 1), 0);
   const prompt_tokens = stored.promptTokens ?? [...(stored.prompt ?? "")];
   const events = [{ kind: "start", prompt: stored.prompt, prompt_tokens, length, steps }];
@@ -104,15 +120,17 @@ export function eventsOfStored(stored) {
     const commits = rows.filter((row) => row[0] === step).map(([, position, token, p]) => [position, token, p]);
     events.push({ kind: "step", step, commits, ghosts: [] });
   }
+  // step 0: an ended completion was filled up there, after its last step and not by the model
+  const filled = rows.filter(([step]) => step === 0).map(([, position, token]) => [position, token]);
+  if (filled.length && steps) events[events.length - 1].filled = filled;
   const verdict = stored.reward === undefined || stored.reward === null
     ? null : { reward: stored.reward, reason: stored.reason ?? "" };
   events.push({ kind: "end", text: stored.completion ?? null, verdict });
   return events;
 }
 
-/** A token as it can be seen: blanks and line ends get a sign, the end of text its name. */
+/** A token as it can be seen: blanks and line ends get a sign. */
 export function visible(token) {
-  if (token === END_TOKEN) return "end";
   return token.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce").replaceAll("\t", "\u21e5") || "\u2205";
 }
 

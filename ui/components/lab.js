@@ -22,8 +22,9 @@ class Lab {
     this.files = el("div", { class: "files" }, ...[["json", "JSON"], ["html", "HTML player"], ["gif", "GIF"]].map(([kind, label]) => el("button", {
       type: "button", class: "bgpo-button small", data: { kind }, text: label, on: { click: () => this.save(kind) } })));
     this.status = el("p", { class: "status", role: "status" });
+    this.taken = this.buildTaken();
     element.append(el("div", { class: "sides" }, this.form.element,
-      el("div", { class: "board" }, this.stages.element, el("div", { class: "bgpo-card under" }, this.bar, this.hint, el("div", { class: "take" }, el("span", { class: "bgpo-soft", text: "Take it away:" }), this.files), this.status))));
+      el("div", { class: "board" }, this.taken, this.stages.element, el("div", { class: "bgpo-card under" }, this.bar, this.hint, el("div", { class: "take" }, el("span", { class: "bgpo-soft", text: "Take it away:" }), this.files), this.status))));
     new ResizeObserver(() => this.opened()).observe(element);
     this.edits([]);
     this.opened();
@@ -54,8 +55,16 @@ class Lab {
 
   // ---- denoising
 
-  /** locked: what stands from the start beside the fixed words, as [position, token id]. */
-  async denoise(locked = []) {
+  /** Shown while no GPU is free: what to do about it. */
+  buildTaken() {
+    const button = (text, device) => el("button", { type: "button", class: "bgpo-button small", text, on: { click: () => this.denoise(this.locked, device) } });
+    return el("div", { class: "bgpo-card taken", role: "status", hidden: true }, el("span"), button("Denoise on the CPU", "cpu"), button("Wait for the GPU", "wait"));
+  }
+
+  /** locked: what stands from the start beside the fixed words, as [position, token id]; device: "cpu", "wait" or "". */
+  async denoise(locked = [], device = "") {
+    this.locked = locked;
+    this.taken.hidden = true;
     const chosen = this.form.chosen();
     if (!chosen.length) { setText(this.status, "Choose a checkpoint first."); return; }
     this.abort?.abort();
@@ -68,12 +77,13 @@ class Lab {
     try {
       // one after the other: one model in memory. What stands in the same place is drawn from the same noise
       for (const [place, checkpoint] of chosen.entries()) {
-        await this.stream({ checkpoint: checkpoint.id, prompt: this.form.prompt.value, settings, locked: [...locked, ...this.form.fixed] },
+        await this.stream({ checkpoint: checkpoint.id, prompt: this.form.prompt.value, settings, device, locked: [...locked, ...this.form.fixed] },
           (event) => this.stages.push(place, event), abort.signal);
       }
       this.stages.together(previous);
     } catch (error) {
       if (error.name === "AbortError") this.stages.stopped();
+      else if (error.taken) this.offer(error.message);
       else setText(this.status, error.message);
     }
     if (this.abort === abort) { this.form.busy(false); this.edits([]); }
@@ -94,8 +104,15 @@ class Lab {
   }
 
   take(event, push) {
+    if (event.kind === "taken") throw Object.assign(new Error(event.message), { taken: true });
     if (event.kind === "error") this.form.problem(event.field, event.message);
-    push(event);
+    push(event.kind === "waiting" ? { kind: "loading", text: event.text } : event);
+  }
+
+  offer(sentence) {
+    this.stages.stopped("No GPU is free.");
+    setText(this.taken.firstChild, sentence);
+    this.taken.hidden = false;
   }
 
   // ---- editing

@@ -92,7 +92,8 @@ export class LabForm {
   }
 
   settings() {
-    return Object.fromEntries([...this.fields].map(([name, { input }]) => [name, name === "remasking" ? input.value : input.value === "" ? null : Number(input.value)]));
+    const typed = [...this.fields].map(([name, { input }]) => [name, name === "remasking" ? input.value : input.value === "" ? null : Number(input.value)]);
+    return { ...Object.fromEntries(typed), stop_at_eos: this.chosen()[0].settings.stop_at_eos };
   }
 
   get fixed() { return [...this.words].map(([position, { what }]) => [position, what]); }

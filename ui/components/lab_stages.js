@@ -2,6 +2,7 @@
 
 import { el, setText } from "/assets/dom.js";
 import { Stage } from "/assets/denoise_stage.js";
+import { comparable } from "/assets/stage_link.js";
 
 export class LockStep {
   /** chosen(span): the selected positions of the first stage, told again whenever its step changes. */
@@ -43,7 +44,7 @@ export class LockStep {
 
   push(place, event) {
     const { stage, events } = this.parts[place];
-    events.push(event);
+    if (event.kind !== "loading") events.push(event);
     stage.push(event);
   }
 
@@ -51,14 +52,14 @@ export class LockStep {
   together(previous) {
     const several = this.parts.length > 1;
     this.parts.forEach(({ stage, note }, place) => {
-      stage.compareWith(place ? this.first.trace : !several && comparable(previous, stage.trace) ? previous : null);
+      stage.compareWith(place ? this.first.trace : !several && previous && comparable(previous, stage.trace) ? previous : null);
       if (place) setText(note, differences(this.first.trace, stage.trace));
     });
     if (several) { this.first.seek(0); this.first.play(); }
   }
 
-  stopped() {
-    for (const part of this.parts) if (!part.stage.trace.finished) part.stage.push(part.stage.trace.start ? { kind: "stopped" } : { kind: "idle", text: "Stopped." });
+  stopped(sentence = "Stopped.") {
+    for (const part of this.parts) if (!part.stage.trace.finished) part.stage.push(part.stage.trace.start ? { kind: "stopped" } : { kind: "idle", text: sentence });
   }
 
   load(items, options) {
@@ -70,10 +71,6 @@ export class LockStep {
     for (const { stage } of this.parts.slice(1)) if (stage.trace.finished) stage.follow(step);
     if (this.first) this.chosen(this.first.span);
   }
-}
-
-function comparable(left, right) {
-  return left && left.start && right.start && left.length === right.length && left.start.prompt === right.start.prompt;
 }
 
 function differences(left, right) {
