@@ -38,14 +38,15 @@ def build(services: Services) -> None:
     page = module("system_facts")
     again = gr.Button("Look again", size="sm", elem_id="system-again")
     settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    on_open(lambda _: facts(services), [page])
     again.click(lambda: facts(services), None, page, **settings)
     with gr.Row(elem_id="system-slots", elem_classes="bgpo-form"):
         slots = gr.Number(
-            lambda: cpu_slots(services.db), label="Runs at once on the CPU", precision=0, elem_id="system-cpu-slots",
+            1, label="Runs at once on the CPU", precision=0, elem_id="system-cpu-slots",
             info="How many share this machine's processor; more make each of them slower. GPUs take one run each.",
         )
         said = gr.Markdown("", elem_id="system-slots-said")
+    # not a callable value: Gradio would ask for it whenever any page is opened, over a connection that stays
+    on_open(lambda _: (facts(services), cpu_slots(services.db)), [page, slots])
     slots.submit(lambda number: set_slots(services, number), slots, [said, page], **settings)
     slots.blur(lambda number: set_slots(services, number), slots, [said, page], **settings)
 

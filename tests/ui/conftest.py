@@ -26,13 +26,6 @@ expect.set_options(timeout=PATIENCE * 1000)
 LEFT_THE_PAGE = re.compile("AbortError: (signal is|BodyStreamBuffer was) aborted|Connection errored out")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A page that Gradio has not built to its end on a busy machine is loaded again, and the summary says so."""
-    for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.flaky(reruns=3))
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium; without one the page tests are skipped, except where they must not be."""

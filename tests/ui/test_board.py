@@ -134,6 +134,36 @@ def test_tags_notes_and_the_archive_are_kept(app, db, page, runs):
     expect(page.locator(f'.bgpo-run-list [data-run="{run.id}"]')).to_be_visible()
 
 
+@pytest.mark.parametrize("late", ["launcher", "chart_board"])
+def test_a_page_is_whole_though_a_module_comes_after_the_runs(app, page, runs, late):
+    held = []
+    page.route(f"**/assets/{late}.js", lambda route: held.append(route))
+    with page.expect_response("**/api/live?*"):
+        page.goto(f"{app.url}/?run={runs[0].id}")
+    page.wait_for_function("import('/assets/live.js').then(({ live }) => live.loaded)")
+    for route in held:
+        route.continue_()
+    expect(page.locator(".bgpo-run-header .one h2")).to_have_text(runs[0].name)
+    expect(page.locator(".bgpo-run-list li[data-run]")).not_to_have_count(0)
+    expect(chart(page, "reward")).to_be_visible()
+
+
+def test_a_run_put_away_stays_away_though_an_answer_under_way_does_not_know(app, db, page, runs):
+    run = finished_run(app, db, "away", seed=10)
+    page.goto(f"{app.url}/?run={run.id}")
+    expect(page.locator(".bgpo-run-header .one h2")).to_have_text("away")
+    held = []
+    page.route("**/api/live*", lambda route: held.append((route, route.fetch())), times=1)
+    while not held:
+        page.wait_for_timeout(100)
+    with page.expect_response("**/api/archive"):
+        page.keyboard.press("e")
+    route, answer = held[0]
+    route.fulfill(response=answer)
+    expect(page.locator(f'.bgpo-run-list [data-run="{run.id}"]')).to_have_count(0)
+    expect(page.locator(".bgpo-run-header .one h2")).not_to_have_text("away")
+
+
 def test_an_address_holds_zoom_pin_smoothing_scale_and_what_is_hidden(app, page, runs):
     page.goto(f"{app.url}/?run={runs[0].id}")
     drawn(page, "grad_norm")

@@ -9,13 +9,15 @@ export async function mount(element) {
   const state = { chosen: null, cards: [], busy: false, error: "" };
   const draw = () => element.replaceChildren(...view(state, draw));
   let empty = null;
-  live.watch(element, ["runs"], () => {
-    if (empty === (live.runs.size === 0)) return;
+  const settle = () => {
+    if (!live.loaded || empty === (live.runs.size === 0)) return;
     empty = live.runs.size === 0;
     document.body.classList.toggle("bgpo-no-runs", empty);
     document.body.classList.add("bgpo-ready");
     draw();
-  });
+  };
+  live.watch(element, ["runs"], settle);
+  settle(); // the runs may be there before this module is
   const known = new URLSearchParams(location.search);
   const query = new URLSearchParams([...known].filter(([name]) => !["tab", "run", "x"].includes(name)));
   try {

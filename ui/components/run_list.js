@@ -139,8 +139,17 @@ class RunList {
     if (!runs.length) return;
     const archived = !runs.every((run) => run.archived);
     try { await post("/api/archive", { runs: ids, archived }); } catch { return; }
-    if (archived) live.select(live.selected.filter((id) => !ids.includes(id)));
+    for (const run of runs) live.runs.set(run.id, { ...run, archived }); // an answer under way may not know of it yet
+    if (archived) this.leave(ids);
+    this.draw();
     await live.poll();
+  }
+
+  // What is put away is no longer looked at; something else is, so that nothing has to be chosen for us.
+  leave(ids) {
+    const staying = live.selected.filter((id) => !ids.includes(id));
+    const next = live.list().find((run) => !run.archived);
+    live.select(staying.length || !next ? staying : [next.id]);
   }
 
   // ---- keyboard
