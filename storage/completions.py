@@ -26,12 +26,14 @@ class Completion:
     reward: float | None  # None when it was not finite
     reason: str
     trace: str  # JSON: [[step, position, token, confidence], ...] in the order of filling
+    solved: bool | None = None  # whether the answer is right; None in rows of earlier versions, which kept no verdict
 
 
 def completions_of(db: Database, run_id: int, after_step: int = -1) -> list[Completion]:
     """The run's completions of steps above `after_step`, by step, then kind, then index."""
     c = completion.c
-    columns = (c.step, c.kind, c.problem_index, c.prompt, c.completion, c.expected, c.reward, c.reason, c.trace)
+    columns = (c.step, c.kind, c.problem_index, c.prompt, c.completion, c.expected, c.reward, c.reason, c.trace,
+               c.solved)
     query = select(*columns).where(c.run_id == run_id, c.step > after_step)
     with db.read() as connection:
         rows = connection.execute(query.order_by(c.step, c.kind, c.problem_index))

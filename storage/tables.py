@@ -273,6 +273,7 @@ completion = Table(
     Column("reward", FiniteFloat),
     Column("reason", CleanText, nullable=False),
     Column("trace", CleanText, nullable=False),
+    Column("solved", Boolean),  # NULL in rows of earlier versions
 )
 
 rollout_group = Table(

@@ -1,4 +1,4 @@
-"""Checkpoints by tasks and completion lengths: what the runs of the job `evaluate` have measured."""
+"""Checkpoints by tasks and completion lengths: what the job `evaluate`, and runs on their way, have measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from bgpo.config import TrainConfig
+from bgpo.models.decoding_knobs import eval_lengths
+from bgpo.training.metrics import at_length
+from storage.checkpoints import checkpoints_of
 from storage.metrics import values_by_step
 from storage.runs import Run, list_runs
 from ui import run_words
@@ -22,11 +25,17 @@ METRICS = ("eval/pass_1", "eval/pass_1_low", "eval/pass_1_high", "eval/pass_k", 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of the job: `scores` are its metrics by completion length, as far as it has come."""
+    """One model: `scores` are its metrics by completion length, as far as the evaluation has come.
+
+    Attributes:
+        run: that measured it.
+        step: of `run` itself, whose checkpoint it is; None: the job `evaluate`, which measures what it starts from.
+    """
 
     run: Run
     config: TrainConfig
     scores: list[tuple[int, dict[str, float | None]]]
+    step: int | None = None
 
 
 def add(router: APIRouter, services: Services) -> None:
@@ -39,14 +48,36 @@ def add(router: APIRouter, services: Services) -> None:
 
 
 def measured(services: Services, runs: Iterable[Run]) -> list[Measured]:
-    """The evaluations among some runs, the oldest first."""
+    """What some runs have measured, the oldest run first; of a run on its way, the checkpoints that are there."""
     found = []
     for run in sorted(runs, key=lambda run: run.id):
-        # most rows are of training, and reading a config takes longer than looking for a word
-        config = run_words.config_of(run) if '"evaluate"' in run.config_json else None
+        # most rows measure no pass@1, and reading a config takes longer than looking for words
+        config = None if all(word in run.config_json for word in _MEASURE_NOTHING) else run_words.config_of(run)
         if config is not None and config.job == "evaluate":
             found.append(Measured(run, config, values_by_step(services.db, run.id, METRICS)))
+        elif config is not None and config.job == "train":
+            found += _on_the_way(services, run, config)
     return found
+
+
+# in the config of a run that trains the built-in model without being asked for pass@1
+_MEASURE_NOTHING = ('"job":"train"', '"model":"tiny"', '"eval_lengths":""', '"eval_samples":1,')
+
+
+def _on_the_way(services: Services, run: Run, config: TrainConfig) -> list[Measured]:
+    lengths = eval_lengths(config)
+    names = [at_length(name, length) for length in lengths for name in METRICS]
+    saved = {checkpoint.step for checkpoint in checkpoints_of(services.db, run.id)}
+    return [
+        Measured(run, config, [(length, _at(values, length)) for length in lengths], step)
+        for step, values in values_by_step(services.db, run.id, names) if step in saved
+    ]
+
+
+def _at(values: Mapping[str, float | None], length: int) -> dict[str, float | None]:
+    """A run with one try a problem logs no pass@k: it is pass@1 then."""
+    found = {name: values.get(at_length(name, length)) for name in METRICS}
+    return found | {"eval/pass_k": found["eval/pass_k"] if found["eval/pass_k"] is not None else found["eval/pass_1"]}
 
 
 def table(evaluations: Iterable[Measured], names: Mapping[int, str]) -> dict[str, Any]:
@@ -81,6 +112,8 @@ def _column(config: TrainConfig, length: int) -> dict[str, Any]:
 def _row(one: Measured, names: Mapping[int, str]) -> dict[str, Any]:
     """What was measured: a step of a run, else the weights by their name."""
     run, config = one.run, one.config
+    if one.step is not None:
+        return {"key": f"run:{run.id}@{one.step}", "run": run.id, "name": run.name, "step": one.step, "cells": {}}
     if run.parent_id is not None:
         name = names.get(run.parent_id, f"run {run.parent_id}, which is not there any more")
         key = f"run:{run.parent_id}@{run.parent_step}"

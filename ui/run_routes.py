@@ -127,7 +127,7 @@ def shown_completions(services: Services, run_id: int, after_step: int) -> list[
     return [
         {
             "step": c.step, "index": c.index, "prompt": c.prompt, "completion": c.completion, "expected": c.expected,
-            "reward": short(c.reward), "reason": c.reason, "trace": json.loads(c.trace or "[]"),
+            "reward": short(c.reward), "solved": c.solved, "reason": c.reason, "trace": json.loads(c.trace or "[]"),
         }
         for c in completions_of(services.db, run_id, after_step)
         if c.kind == "held_out"

@@ -104,8 +104,11 @@ def _refuse_blocks(model: Denoiser, settings: ChatSettings) -> None:
             f"block_length {block} or a divisor of it.", "block_length",
         )
     if settings.cache == BLOCK_CAUSAL and not (block and settings.block_length % block == 0):
-        needs = f"whole blocks of {block} tokens" if block else "a block-causal model, which this one is not"
-        raise ChatError(f"cache = block_causal needs {needs}; choose another cache.", "cache")
+        raise ChatError(
+            f"cache = block_causal keeps finished blocks of {block} tokens for good; set block_length to {block}, or "
+            "choose another cache." if block else
+            "cache = block_causal needs a block-causal model, which this one is not; choose another cache.", "cache",
+        )
 
 
 # ---- one step

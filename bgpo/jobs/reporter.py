@@ -24,7 +24,7 @@ from bgpo.jobs.mirror import Mirror
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.pace import Pace, Rate
 from bgpo.training.health import WATCHED, Health
-from bgpo.training.metrics import METRICS
+from bgpo.training.metrics import explained
 from storage.alerts import Alert
 from storage.checkpoints import add_checkpoint
 from storage.completions import Completion
@@ -153,7 +153,7 @@ class Reporter:
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Raises ValueError for a name that METRICS does not explain."""
-        unknown = sorted(values.keys() - METRICS.keys())
+        unknown = sorted(name for name in values if explained(name) is None)
         if unknown:
             raise ValueError(f"The metric {unknown[0]} is not declared; add it to METRICS in bgpo/training/metrics.py.")
         seconds = self.seconds()
@@ -297,7 +297,7 @@ def replay_spool(db: Database, run: Run, say: Callable[[str], None]) -> None:
 def _completion(step: int, row: Any) -> Completion:
     return Completion(
         step=int(step), kind="held_out", index=row.index, prompt=row.prompt, completion=row.completion,
-        expected=row.expected, reward=_finite(row.reward), reason=row.reason, trace=row.trace,
+        expected=row.expected, reward=_finite(row.reward), reason=row.reason, trace=row.trace, solved=row.solved,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from bgpo.models.decoding import BLOCK_CAUSAL
+from bgpo.models.decoding_knobs import eval_lengths
 from bgpo.models.registry import MODELS
 
 
@@ -18,6 +20,9 @@ class ModelKnobs(Protocol):
     attention_block: int
     completion_length: int
     block_length: int
+    cache: str
+    eval_cache: str
+    eval_lengths: str
 
 
 def model_contradictions(c: ModelKnobs, prompt_length: int) -> dict[str, str]:
@@ -47,30 +52,47 @@ def model_contradictions(c: ModelKnobs, prompt_length: int) -> dict[str, str]:
         problems["start_from"] = (
             "start_from and model_path both say where the weights come from; clear one of them."
         )
-    tokens = prompt_length + c.completion_length
-    if tokens > family.max_length:
-        problems["completion_length"] = (
-            f"completion_length = {c.completion_length} after prompts of up to {prompt_length} tokens is more than the "
-            f"{family.max_length} that model = {c.model} was trained for; lower completion_length or prompt_length."
-        )
-    return problems | _block_contradictions(c)
+    for name, length in (("completion_length", c.completion_length), ("eval_lengths", max(_lengths(c)))):
+        if prompt_length + length > family.max_length:
+            problems[name] = (
+                f"{name} = {getattr(c, name)} after prompts of up to {prompt_length} tokens is more than the "
+                f"{family.max_length} that model = {c.model} was trained for; lower {name} or prompt_length."
+            )
+    if not family.attention_block:
+        if c.attention_block:
+            problems["attention_block"] = (
+                f"attention_block = {c.attention_block} means nothing to model = {c.model}, in which every token sees "
+                "every token; set it to 0, or model to a2d_block."
+            )
+        return problems
+    return problems | block_contradictions(c, c.attention_block or family.attention_block)
 
 
-def _block_contradictions(c: ModelKnobs) -> dict[str, str]:
-    block = c.attention_block or MODELS[c.model].attention_block
-    if not MODELS[c.model].attention_block:
-        return {} if not c.attention_block else {"attention_block": (
-            f"attention_block = {c.attention_block} means nothing to model = {c.model}, in which every token sees "
-            "every token; set it to 0, or model to a2d_block."
-        )}
-    if c.completion_length % block:
-        return {"completion_length": (
-            f"completion_length = {c.completion_length} is no whole number of the model's blocks of {block} tokens; "
-            f"give a multiple of {block}, or the block length it was trained with in attention_block."
-        )}
+def _lengths(c: ModelKnobs) -> list[int]:
+    """Completion lengths of evaluations; the config's own where the knob holds none that can be read."""
+    try:
+        return eval_lengths(c)
+    except ValueError:
+        return [c.completion_length]
+
+
+def block_contradictions(c: ModelKnobs, block: int) -> dict[str, str]:
+    """What does not fit a model that reads blocks of `block` tokens: knob -> one sentence."""
+    for name, length in (("completion_length", c.completion_length), *(("eval_lengths", n) for n in _lengths(c))):
+        if length % block:
+            return {name: (
+                f"{name} = {getattr(c, name)} holds no whole number of the model's blocks of {block} tokens; give a "
+                f"multiple of {block}, or the block length it was trained with in attention_block."
+            )}
     if block % c.block_length:
         return {"block_length": (
             f"block_length = {c.block_length} does not divide the model's blocks of {block} tokens, which it reads "
             f"only when those before are finished; set block_length to {block} or a divisor of it."
         )}
-    return {}
+    return {
+        name: (
+            f"{name} = block_causal keeps finished blocks of {block} tokens, and block_length = {c.block_length} would "
+            f"keep unfinished ones, which the model still changes; set block_length to {block}, or {name} to none."
+        )
+        for name in ("cache", "eval_cache") if getattr(c, name) == BLOCK_CAUSAL and block != c.block_length
+    }

@@ -65,6 +65,11 @@ def load(
     """
     published = read_config(folder)
     saved = _saved_spec(folder)
+    if saved.get("attention_block") and overrides.attention_block not in (0, saved["attention_block"]):
+        raise ModelError(
+            f"attention_block = {overrides.attention_block}, and {folder} was trained with blocks of "
+            f"{saved['attention_block']} tokens; set attention_block to 0 or {saved['attention_block']}."
+        )
     family = _family(folder, family_name or saved.get("family") or _family_of_type(published))
     stock = stock_config(published, family, folder)
     check_weights(folder)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,120 +20,19 @@ import torch
 from bgpo.config import ConfigError, TrainConfig, prompt_room
 from bgpo.models.checkpoints import load_model
 from bgpo.models.decoding_knobs import eval_lengths
-from bgpo.models.denoiser import Denoiser
-from bgpo.models.noise import Noise
-from bgpo.models.sampler import complete
-from bgpo.tasks.base import Problem, Task, problems, with_prompt_length
+from bgpo.tasks.base import problems, with_prompt_length
 from bgpo.tasks.registry import open_task
-from bgpo.training.evaluation import HeldOutCompletion, evaluation_settings
+from bgpo.training.evaluation import HeldOutCompletion
 from bgpo.training.listener import Listener, Outcome
 from bgpo.training.machine import choose_device
 from bgpo.training.plugins import judge_of, keep_copies, task_of
-from bgpo.training.policy import fresh_policy
-from bgpo.training.rollouts import Judge, trace_json, verdicts_on
-from bgpo.training.seeds import derived_seed, python_random
+from bgpo.training.policy import fresh_policy, refuse_other_blocks
+from bgpo.training.scores import Score, assess
+from bgpo.training.seeds import python_random
 
 COMPLETIONS_FILE, RESULTS_FILE = "completions.jsonl", "evaluation.json"
 SPLITS = ("held_out", "validation")
-_ROWS_PER_PASS = 256
-_Z = 1.959964  # two-sided 95 %
-
-
-@dataclass(frozen=True)
-class Score:
-    """One length.
-
-    Attributes:
-        pass_1: mean over problems of the share of right completions; low, high: its 95 % interval.
-        pass_k: unbiased estimate for k = samples, the share of problems that k tries solve; tokens: written, mean;
-        nfe: passes per completion, mean.
-    """
-
-    length: int
-    problems: int
-    samples: int
-    pass_1: float
-    low: float
-    high: float
-    pass_k: float
-    tokens: float
-    nfe: float
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One completion and its verdict."""
-
-    length: int
-    problem_index: int
-    sample: int
-    prompt: str
-    expected: str
-    completion: str
-    reward: float
-    reason: str
-    parts: dict[str, float]
-    tokens: int
-    trace: str
-
-
-def pass_at(k: int, right: int, samples: int) -> float:
-    """1 - C(n - c, k) / C(n, k): the chance that k of n completions drawn without repeats hold one of the c right."""
-    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
-
-
-def interval(right: Sequence[int], samples: int) -> tuple[float, float]:
-    """95 % of the mean over problems. One completion a problem: Wilson's; more: by the spread between problems."""
-    n = len(right)
-    shares = [r / samples for r in right]
-    mean = sum(shares) / n
-    if samples > 1 and n > 1 and 0 < mean < 1:
-        half = _Z * math.sqrt(sum((share - mean) ** 2 for share in shares) / (n - 1) / n)
-        return max(0.0, mean - half), min(1.0, mean + half)
-    centre, spread = mean + _Z**2 / (2 * n), _Z * math.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n * n))
-    scale = 1 + _Z**2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def assess(
-    model: Denoiser, task: Task, config: TrainConfig, listed: list[Problem], length: int, judge: Judge | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> tuple[Score, list[Judged]]:
-    """Every problem `eval_samples` times at one completion length: greedily when once, else at the temperature."""
-    k = config.eval_samples
-    settings = evaluation_settings(config, config.temperature if k > 1 else 0.0, length)
-    seed = derived_seed(config.seed, f"assessment at {length}")
-    rows = [(index, sample) for index in range(len(listed)) for sample in range(k)]
-    judged: list[Judged] = []
-    nfe = 0.0
-    for start in range(0, len(rows), _ROWS_PER_PASS):
-        part = rows[start : start + _ROWS_PER_PASS]
-        asked = [listed[index] for index, _ in part]
-        prompt_ids = model.encode_prompts([problem.prompt for problem in asked], task.prompt_length)
-        noise = Noise(seed, torch.arange(start, start + len(part), device=model.device))
-        done = complete(model, prompt_ids, settings, noise, check)
-        nfe += float(done.nfe.sum())
-        texts, tokens = model.decode(done.ids), model.completion_tokens(done.ids).tolist()
-        verdicts = verdicts_on(asked, texts, task, judge)
-        for row, (index, sample) in enumerate(part):
-            verdict = verdicts[row]
-            judged.append(Judged(
-                length, index, sample, asked[row].prompt, asked[row].expected, texts[row], float(verdict.total),
-                verdict.reason, dict(verdict.parts), tokens[row],
-                trace_json(model, done.ids[row], done.commit_step[row], done.confidence[row]),
-            ))
-    return _score(judged, length, len(listed), k, nfe / len(rows)), judged
-
-
-def _score(judged: list[Judged], length: int, count: int, samples: int, nfe: float) -> Score:
-    right = [0] * count
-    for one in judged:
-        right[one.problem_index] += one.reward >= 1
-    low, high = interval(right, samples)
-    return Score(
-        length, count, samples, sum(right) / (samples * count), low, high,
-        sum(pass_at(samples, r, samples) for r in right) / count, sum(one.tokens for one in judged) / len(judged), nfe,
-    )
+_SHOWN = 200
 
 
 class _StopRequested(Exception):
@@ -174,27 +71,15 @@ def run(config: TrainConfig, folder: Path, listener: Listener, warm_start_cache:
                 score, judged = assess(model, task, config, listed, length, judge_of(config, folder), check)
                 file.writelines(json.dumps(asdict(one)) + "\n" for one in judged)
                 scores.append(score)
-                listener.completions(length, list(_shown(judged)))
-                listener.metrics(length, _metrics(score))
+                listener.completions(
+                    length, [HeldOutCompletion.of(index, one) for index, one in enumerate(judged[:_SHOWN])]
+                )
+                listener.metrics(length, score.metrics())
     except _StopRequested:
         return Outcome("stopped", len(scores))
     (folder / RESULTS_FILE).write_text(json.dumps([asdict(score) for score in scores], indent=1))
     listener.phase("evaluating", len(lengths), len(lengths))
     return Outcome("finished", len(scores))
-
-
-def _metrics(score: Score) -> dict[str, float]:
-    return {
-        "eval/pass_1": score.pass_1, "eval/pass_1_low": score.low, "eval/pass_1_high": score.high,
-        "eval/pass_k": score.pass_k, "eval/tokens": score.tokens, "eval/nfe": score.nfe,
-    }
-
-
-def _shown(judged: list[Judged], most: int = 200) -> Iterator[HeldOutCompletion]:
-    for index, one in enumerate(judged[:most]):
-        yield HeldOutCompletion(
-            index, one.prompt, one.completion, one.expected, one.reward, one.reason, one.trace
-        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -232,6 +117,7 @@ def _table(given: argparse.Namespace) -> list[dict[str, Any]]:
         for name in given.task:
             config = TrainConfig.parse({"job": "evaluate", "task": name, "model": model.spec.family,
                                         "start_from": str(folder), **knobs})
+            refuse_other_blocks(model, config)
             task = with_prompt_length(open_task(config), prompt_room(config))
             listed = problems(task, given.split, config.eval_problems, python_random(0, "held out"), distinct=True)
             for length in eval_lengths(config):

@@ -2,11 +2,14 @@
 
 The charts take their titles and tooltips from here. Torch-free. A run refuses to log a name that is
 missing, so a number on a page always has its sentence.
+
+What a run's evaluations measure at several completion lengths has the length behind its name: eval/pass_1/256.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from bgpo.tasks.base import PARTS
 
@@ -19,6 +22,23 @@ class Metric:
     label: str
     unit: str
     help: str
+
+
+def at_length(name: str, length: int) -> str:
+    """The name under which a run logs a metric of evaluations at one completion length."""
+    return f"{name}/{length}"
+
+
+def explained(name: str) -> Metric | None:
+    """The entry of a logged name, that of one completion length included; None when there is none."""
+    if name in METRICS:
+        return METRICS[name]
+    found = _AT_LENGTH.fullmatch(name)
+    metric = METRICS.get(found[1]) if found else None
+    return metric and replace(metric, name=name, label=f"{metric.label}, {found[2]} tokens")
+
+
+_AT_LENGTH = re.compile(r"(eval/\w+)/([1-9]\d{0,4})", re.ASCII)
 
 
 def _table(*metrics: Metric) -> dict[str, Metric]:
@@ -74,7 +94,7 @@ METRICS: dict[str, Metric] = _table(
     Metric("memory/rss_mb", "Process memory", "MB", "Resident memory of the training process."),
     Metric("memory/cuda_peak_mb", "GPU peak", "MB", "Peak memory allocated on the GPU since the run's process began."),
     Metric("memory/pass_tokens", "Tokens in a pass", "tokens", "Most tokens of one likelihood pass: the token budget. It is halved whenever memory runs out."),
-    Metric("eval/pass_1", "pass@1", "", "Share of held-out completions that are right, at this completion length."),
+    Metric("eval/pass_1", "pass@1", "", "Share of held-out completions that are right, at this completion length: what the task calls solved, whatever the reward pays for besides."),
     Metric("eval/pass_1_low", "pass@1, low end", "", "Low end of the 95 % interval of pass@1."),
     Metric("eval/pass_1_high", "pass@1, high end", "", "High end of the 95 % interval of pass@1."),
     Metric("eval/pass_k", "pass@k", "", "Unbiased estimate of the share of problems that eval_samples tries solve."),

@@ -23,6 +23,7 @@ from bgpo.models.checkpoints import (
 )
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.hub import Report, local_folder
+from bgpo.models.knobs import block_contradictions
 from bgpo.models.loading import Overrides, load
 from bgpo.models.memory import attention_for, checkpoint_layers
 from bgpo.models.quantization import quantize
@@ -52,6 +53,7 @@ def fresh_policy(config: TrainConfig, device: torch.device, report: Report = lam
                 f"start_from holds a model of the family {model.spec.family}, and model = {config.model}; set model to "
                 f"{model.spec.family}."
             )
+        refuse_other_blocks(model, config)
         return model
     if not MODELS[config.model].built_in:
         return _published(config, device, report)
@@ -73,7 +75,25 @@ def _published(config: TrainConfig, device: torch.device, report: Report) -> Den
             f"completion_length = {config.completion_length} after prompts of up to {prompt_room(config)} tokens is "
             f"more than the {model.spec.max_length} that {config.model_path} takes; lower completion_length."
         )
+    refuse_other_blocks(model, config)
     return model
+
+
+def refuse_other_blocks(model: Denoiser, config: TrainConfig) -> None:
+    """Raises ValueError where the config means other blocks than those of attention that the model was saved with.
+
+    The form knows the family's usual block; only the weights' own folder says what they were trained with.
+    """
+    block = model.attention_block
+    if not block:
+        return
+    if config.attention_block not in (0, block):
+        raise ValueError(
+            f"attention_block = {config.attention_block}, and these weights were trained with blocks of {block} "
+            f"tokens; set attention_block to 0 or {block}."
+        )
+    if problems := block_contradictions(config, block):
+        raise ValueError(next(iter(problems.values())))
 
 
 def trainable(model: Denoiser, config: TrainConfig, folder: Path) -> Denoiser:

@@ -5,7 +5,7 @@ import { el, figure, setText } from "/assets/dom.js";
 import { live } from "/assets/live.js";
 import { view, AXES } from "/assets/view.js";
 import { crosshair } from "/assets/crosshair.js";
-import { curvesOf, drawnRuns, placeOfStep, stepAt, timeUnit } from "/assets/chart_curves.js";
+import { curvesOf, drawnRuns, placeOfStep, seriesOf, stepAt, timeUnit } from "/assets/chart_curves.js";
 import { chartWindow } from "/assets/chart_window.js";
 import { drawnMarks } from "/assets/chart_marks.js";
 import { lineTraces, stackedTraces } from "/assets/chart_traces.js";
@@ -91,14 +91,14 @@ export class Chart {
 
   emptyWords() {
     const metric = AXES[view.axis].metric;
-    const drawn = metric && this.spec.axis === "step" && live.chosen().some((run) => this.spec.series.some((series) => live.series(run.id, series.metric)));
+    const drawn = metric && this.spec.axis === "step" && live.chosen().some((run) => seriesOf(this.spec).some((series) => live.series(run.id, series.metric)));
     return drawn ? `These runs did not record ${AXES[view.axis].label.toLowerCase()}; look at them by step or time.` : this.spec.empty || "No data.";
   }
 
   // Whether there is something to see, or worth waiting for.
   wanted() {
     const runs = live.chosen();
-    const drawn = this.spec.series.filter((series) => runs.length < 2 || !series.alone);
+    const drawn = seriesOf(this.spec).filter((series) => runs.length < 2 || !series.alone);
     if (runs.some((run) => drawn.some((series) => live.series(run.id, series.metric)?.step.length))) return true;
     const jobs = runs.length ? runs.map((run) => run.knobs?.job ?? "train") : ["train"];
     return jobs.includes(this.spec.waits) || (this.spec.waits === "early" && runs.some((run, i) => jobs[i] === "train" && beforeTraining(run)));
@@ -146,9 +146,10 @@ export class Chart {
     const type = log ? { type: "log", ...logTicks(curves) } : { type: "linear", tickmode: "auto" };
     if (zoomed) return { ...type, range: zoomed, autorange: false };
     if (log) return { ...type, autorange: true };
-    if (floor !== null && ceiling !== null) return { ...type, range: [floor - 0.02, ceiling + 0.03], autorange: false };
     if (floor === null) return { ...type, autorange: true, rangemode: "normal" };
     const largest = stacked ? null : Math.max(0, ...curves.map((curve) => Math.max(...(curve.data.high || curve.data.value).map((v) => v ?? 0).slice(-5000))));
+    // a reward may pay more than 1
+    if (ceiling !== null && largest <= ceiling) return { ...type, range: [floor - 0.02, ceiling + 0.03], autorange: false };
     return largest === 0 ? { ...type, range: [0, 1], autorange: false } : { ...type, autorange: true, rangemode: "tozero" };
   }
 
@@ -172,10 +173,11 @@ export class Chart {
     const items = [], groups = drawnRuns(), several = groups.length > 1;
     // the first chart names the runs; repeating them on every chart would bury the curves
     if (several && this.leads) for (const group of groups) items.push({ key: `r${group.run.id}`, colour: `c${live.colour(group.run.id)}`, dash: "solid", label: group.label, curve: null });
-    this.spec.series.forEach((series, index) => {
+    const all = seriesOf(this.spec);
+    all.forEach((series, index) => {
       const mine = curves.filter((curve) => curve.index === index);
-      if (!mine.length || (several && (this.spec.stacked || this.spec.series.filter((other) => !other.alone).length < 2))) return;
-      items.push({ key: `${this.spec.id}.${index}`, colour: several ? "text-soft" : `c${index}`, dash: series.dash, label: series.label, curve: several ? null : mine[0] });
+      if (!mine.length || (several && (this.spec.stacked || all.filter((other) => !other.alone).length < 2))) return;
+      items.push({ key: `${this.spec.id}.${index}`, colour: several ? "text-soft" : `c${index % 8}`, dash: series.dash, label: series.label, curve: several ? null : mine[0] });
     });
     const key = JSON.stringify(items.map((item) => [item.key, item.colour, item.label]));
     if (key !== this.legendKey) { this.legendKey = key; this.legend.replaceChildren(...items.map((item) => this.chip(item))); }

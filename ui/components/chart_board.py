@@ -23,6 +23,8 @@ class Series:
         metric: name in METRICS.
         label: shorter than the metric's own, where the chart's title already says the rest.
         band: metric that holds one standard error of this one, drawn as a band.
+        low, high: metrics that hold the ends of its interval, drawn as a band.
+        lengths: one curve for each completion length at which the metric was logged, such as eval/pass_1/256.
         dash: Plotly's line style.
         dots: mark each point; for curves with few of them.
         faint: drawn thinner, behind the others.
@@ -32,6 +34,9 @@ class Series:
     metric: str
     label: str = ""
     band: str = ""
+    low: str = ""
+    high: str = ""
+    lengths: bool = False
     dash: str = "solid"
     dots: bool = False
     faint: bool = False
@@ -88,6 +93,15 @@ CHARTS: dict[str, Chart] = {
         floor=0, ceiling=1, reference="reward/heldout_greedy", reference_label="warm start",
         note="Bands are one standard error over the held-out problems.", waits="train",
         empty="The first held-out check comes right after the warm start.",
+    ),
+    "pass_1": Chart(
+        "pass@1 on held-out problems", (
+            Series("eval/pass_1", "pass@1", low="eval/pass_1_low", high="eval/pass_1_high", lengths=True, dots=True),
+            Series("eval/pass_k", "pass@k", lengths=True, dots=True, dash="dot", alone=True),
+        ),
+        floor=0, ceiling=1,
+        note="The share of right answers at each completion length of eval_lengths. Bands are 95 % intervals over the "
+             "held-out problems.",
     ),
     "finetune": Chart(
         "Loss on examples", (
@@ -205,6 +219,7 @@ CHARTS: dict[str, Chart] = {
         "Completion length", (
             Series("completion/tokens", "Mean"),
             Series("completion/tokens_max", "Longest", dash="dash"),
+            Series("eval/tokens", "Held-out", lengths=True, dots=True, dash="dot", alone=True),
         ),
         unit="tokens", floor=0,
     ),
@@ -242,11 +257,18 @@ CHARTS: dict[str, Chart] = {
         "Spent", (Series("progress/compute", "Compute"), Series("progress/tokens", "Written by rollouts", dash="dash")),
         unit="tokens", floor=0,
     ),
-    "nfe": Chart("Forward passes per completion", (Series("rollout/nfe", "Passes"),), unit="passes", floor=0),
+    "nfe": Chart(
+        "Forward passes per completion", (
+            Series("rollout/nfe", "Rollouts"),
+            Series("eval/nfe", "Held-out", lengths=True, dots=True, dash="dot", alone=True),
+        ),
+        unit="passes", floor=0,
+    ),
 }
 
 SECTIONS: dict[str, Section] = {
-    "reward": Section("Reward", ("reward", "warmup", "finetune", "eval"), ("reward", "finetune", "warmup")),
+    "reward": Section("Reward", ("reward", "warmup", "finetune", "eval"),
+                      ("reward", "pass_1", "finetune", "warmup")),
     "bound": Section("Bound", ("bound", "elbo"), ("bound", "gap", "spread", "elbo")),
     "policy": Section("Policy", ("log_ratio", "ratio", "kl", "policy"), ("log_ratio", "ratio", "kl", "entropy")),
     "gradient": Section("Gradient", ("grad", "lr"), ("grad_norm", "noise", "lr")),
@@ -265,7 +287,14 @@ SECTIONS: dict[str, Section] = {
 def charted() -> list[str]:
     """Every metric that some chart draws, bands included."""
     series = [item for chart in CHARTS.values() for item in chart.series]
-    return sorted({name for item in series for name in (item.metric, item.band) if name})
+    return sorted({
+        _named(item, name) for item in series for name in (item.metric, item.band, item.low, item.high) if name
+    })
+
+
+def _named(series: Series, metric: str) -> str:
+    """A metric as the browser looks for it: with /* behind it where any completion length will do."""
+    return f"{metric}/*" if series.lengths else metric
 
 
 def described(name: str) -> dict[str, Any] | None:
@@ -307,10 +336,13 @@ def chart_board(names: tuple[str, ...], leads: bool = False) -> gr.HTML:
 def board_tools(elem_id: str = "bgpo-board-tools") -> gr.HTML:
     """The line above the charts; it knows their titles, so that one can choose among them."""
     def chart(name: str) -> tuple[str, str, list[str]]:
-        return name, CHARTS[name].title, [series.metric for series in CHARTS[name].series]
+        return name, CHARTS[name].title, [_named(series, series.metric) for series in CHARTS[name].series]
 
     sections = [{"title": one.title, "charts": [chart(name) for name in one.charts]} for one in SECTIONS.values()]
-    bands = sorted({series.band for one in CHARTS.values() for series in one.series if series.band})
+    bands = sorted({
+        _named(series, name)
+        for one in CHARTS.values() for series in one.series for name in (series.band, series.low, series.high) if name
+    })
     titles = {name: metric.label for name, metric in METRICS.items()}
     return module("board_tools", sections=sections, titles=titles, bands=bands, elem_id=elem_id,
                   elem_classes=["bgpo-sticky-tools"])

@@ -3,6 +3,7 @@
 import { el } from "/assets/dom.js";
 import { live } from "/assets/live.js";
 import { view } from "/assets/view.js";
+import { anyLength } from "/assets/chart_curves.js";
 
 export class ChartChooser {
   // props: sections with their charts, titles of the metrics that have charts of their own
@@ -36,7 +37,7 @@ export class ChartChooser {
 
   // Charts that have something to show for the selected runs, and those of metrics that only these runs have.
   sections() {
-    const metrics = new Set(live.chosen().flatMap((run) => Object.keys(live.points.get(run.id) || {})));
+    const metrics = new Set(live.chosen().flatMap((run) => Object.keys(live.points.get(run.id) || {})).map(anyLength));
     const found = this.props.sections.map((section) => ({ title: section.title, charts: section.charts.filter(([, , names]) => names.some((name) => metrics.has(name))).map(([id, title]) => [id, title]) }));
     const known = new Set(this.props.sections.flatMap((section) => section.charts.flatMap(([, , names]) => names)));
     const others = [...metrics].filter((name) => !known.has(name) && !this.props.bands.includes(name)).sort().map((name) => [name, this.title(name)]);

@@ -27,16 +27,37 @@ function groupLabel(group, groups) {
   return differing.map((name) => `${name} ${live.knob(group[0], name)}`).join(", ") || group[0].name;
 }
 
+const LENGTH = /^(eval\/\w+)\/(\d+)$/; // eval/pass_1/256
+
+// The name of a metric without the completion length behind it, as charts name it: eval/pass_1/*
+export function anyLength(metric) { return metric.replace(LENGTH, "$1/*"); }
+
+// A chart's curves; one that is drawn at every completion length stands for as many as the chosen runs have.
+export function seriesOf(spec) {
+  if (!spec.series.some((series) => series.lengths)) return spec.series;
+  const lengths = new Map();
+  for (const metric of new Set(live.chosen().flatMap((run) => Object.keys(live.points.get(run.id) || {})))) {
+    const found = LENGTH.exec(metric);
+    if (found) lengths.set(found[1], [...(lengths.get(found[1]) || []), Number(found[2])].sort((a, b) => a - b));
+  }
+  return spec.series.flatMap((series) => (series.lengths ? (lengths.get(series.metric) || []).map((length) => atLength(series, length)) : [series]));
+}
+
+function atLength(series, length) {
+  const at = (name) => name && `${name}/${length}`;
+  return { ...series, metric: at(series.metric), low: at(series.low), high: at(series.high), label: `${series.label}, ${length} tokens` };
+}
+
 // spec: the chart. finer(run, metric): the curve of a window that is zoomed into, if there is one.
 export function curvesOf(spec, finer) {
   const groups = drawnRuns(), several = groups.length > 1, found = [];
   for (const group of groups) {
-    spec.series.forEach((series, index) => {
+    seriesOf(spec).forEach((series, index) => {
       if (several && series.alone) return;
       const members = group.runs.map((run) => member(spec, run, series, finer)).filter(Boolean);
       if (!members.length) return;
       const hidden = view.hidden.has(`${spec.id}.${index}`) || view.hidden.has(`r${group.run.id}`);
-      const shared = { run: group.run, runs: group.runs, label: group.label, series, index, several, hidden, colour: several ? live.colour(group.run.id) : index };
+      const shared = { run: group.run, runs: group.runs, label: group.label, series, index, several, hidden, colour: several ? live.colour(group.run.id) : index % 8 };
       if (members.length === 1) found.push({ ...shared, ...members[0] });
       else {
         const mean = meanBand(members.map((one) => one.data), members.map((one) => one.x));
@@ -50,9 +71,15 @@ export function curvesOf(spec, finer) {
 function member(spec, run, series, finer) {
   const whole = live.series(run.id, series.metric);
   if (!whole?.step.length) return null;
-  const data = finer(run, series.metric) || whole;
+  const data = finer(run, series.metric) || withInterval(run, series, whole);
   const x = abscissae(spec, run, data);
-  return x && { data, x, whole: data === whole };
+  return x && { data, x, whole: data.value === whole.value };
+}
+
+// Where the ends of an interval are logged beside the values.
+function withInterval(run, series, whole) {
+  const [low, high] = [series.low, series.high].map((metric) => metric && live.series(run.id, metric)?.value);
+  return low?.length === whole.value.length && high?.length === low.length ? { ...whole, low, high } : whole;
 }
 
 // Where the points of a curve stand on the horizontal axis, or null where the run did not record that.

@@ -5,6 +5,7 @@
 
 import { el, setText } from "/assets/dom.js";
 import { live } from "/assets/live.js";
+import { anyLength } from "/assets/chart_curves.js";
 
 const FOLDED = "bgpo-folded-sections";
 
@@ -68,7 +69,7 @@ export class Section {
 
   unnamed() {
     const found = new Set(live.chosen().flatMap((run) => Object.keys(live.points.get(run.id) || {})));
-    return [...found].filter((metric) => !this.extra.has(metric) && !this.props.charted.includes(metric) && this.mine(metric)).sort();
+    return [...found].filter((metric) => !this.extra.has(metric) && !this.props.charted.includes(anyLength(metric)) && this.mine(metric)).sort();
   }
 
   mine(metric) {

@@ -28,7 +28,7 @@ class Evaluations {
   async follow() {
     if (!this.element.offsetWidth) return;
     this.draw();
-    const key = JSON.stringify(live.list().filter(evaluates).map((run) => [run.id, run.status, run.done]));
+    const key = JSON.stringify([...live.list().filter(evaluates).map((run) => [run.id, run.status, run.done]), ...live.list().filter(measures).map((run) => [run.id, run.status, checks(run)])]);
     if (key === this.key || this.busy || !live.loaded) return;
     this.busy = true;
     try {
@@ -87,6 +87,10 @@ class Evaluations {
 }
 
 function evaluates(run) { return run.knobs?.job === "evaluate"; }
+
+// Runs whose own evaluations measure pass@1, and how many evaluations they have behind them.
+function measures(run) { return run.readable && !evaluates(run) && ["model", "eval_lengths", "eval_samples"].some((name) => Object.hasOwn(run.knobs, name)); }
+function checks(run) { return Math.floor(run.step / (live.knob(run, "eval_every") || 1)); }
 
 function place(row) { return `${row.name} ${String(row.step ?? "").padStart(9, "0")}`; }
 

@@ -4,6 +4,7 @@
 import { el, get, setText, styles } from "/assets/dom.js";
 import { live } from "/assets/live.js";
 import { Stage } from "/assets/denoise_stage.js";
+import { verdictOf } from "/assets/rollout_group.js";
 import { eventsOfStored } from "/assets/denoise_trace.js";
 
 const EVALUATION = "reward/heldout_greedy";
@@ -98,7 +99,7 @@ class HeldOut {
   }
 
   cell(index, step, item) {
-    const verdict = item.reward >= 1 ? "right" : item.reward > 0 ? "partly" : "wrong";
+    const verdict = verdictOf(item);
     return el("button", { type: "button", class: `cell bgpo-mono ${verdict}`, data: { cell: `${index}-${step}` }, title: item.reason,
       "aria-label": `Step ${step}: ${item.completion || "nothing"}, ${verdict}. ${item.reason}. Play how it was denoised.`,
       text: item.completion || "∅", on: { click: () => this.play(index, step) } });
