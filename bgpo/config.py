@@ -296,15 +296,16 @@ class TrainConfig(BaseModel):
         0.0, "Classifier-free guidance of evaluations; 0: none.", group="Evaluation", low=0, high=20, rare=True,
     )
     eval_lengths: str = knob(
-        "", "job = evaluate: completion lengths with commas between, such as 128,256,512; empty: completion_length.",
+        "", "Completion lengths at which evaluations measure pass@1, with commas between, such as 128,256,512; empty: "
+        "completion_length. The built-in model's runs measure it when this or eval_samples is set.",
         group="Evaluation", rare=True,
     )
     eval_samples: int = knob(
-        1, "job = evaluate: completions per problem. 1: greedy; more: sampled at temperature, for pass@1 and pass@k.",
+        1, "Completions per problem of pass@1. 1: greedy; more: sampled at temperature, for pass@k as well.",
         group="Evaluation", low=1, high=1024, rare=True,
     )
     eval_tokens_per_pass: float = knob(
-        0.0, "job = evaluate: tokens filled by one pass; 0: as many as in rollouts.",
+        0.0, "Tokens filled by one pass of an evaluation; 0: as many as in rollouts.",
         group="Evaluation", low=0, high=512, unit="tokens", rare=True,
     )
     bound_probe: int = knob(

@@ -231,7 +231,8 @@ def plan_words(config: TrainConfig) -> list[str]:
         _beginning(c),
         f"{_count(c.train_steps, 'training step')} of {batch}.",
         f"{estimates} ({_count(c.mc_samples, 'mask draw')} each), {held}.",
-        f"{_count(evaluations, 'held-out evaluation')} on {c.eval_problems} problems, each with a checkpoint.",
+        f"{_count(evaluations, 'held-out evaluation')} on {c.eval_problems} problems, each with a checkpoint."
+        + _pass_words(c),
         *published_words(c),
     ]
 
@@ -245,6 +246,15 @@ def _finetune_words(c: TrainConfig) -> list[str]:
         f"{_count(evaluations, 'measurement')} of the loss on the {c.validation_share:.1%} of examples kept back, each "
         "with a checkpoint.",
     ]
+
+
+def _pass_words(c: TrainConfig) -> str:
+    """What each evaluation measures besides the reward; nothing where that was not asked for."""
+    lengths = eval_lengths(c)
+    if lengths == [c.completion_length] and c.eval_samples == 1:
+        return ""
+    tries = f" and pass@{c.eval_samples}" if c.eval_samples > 1 else ""
+    return f" Each measures pass@1{tries} at {', '.join(map(str, lengths))} tokens."
 
 
 def _evaluation_words(c: TrainConfig) -> list[str]:

@@ -3,7 +3,7 @@
     manifest.json            what this is, and how many rows each table has
     run.json  config.json    the row and the knobs
     points.jsonl  completions.jsonl  rollouts.jsonl  alerts.jsonl  events.jsonl  checkpoints.jsonl
-    log.txt  code/*.py  checkpoints/step-000060/*
+    log.txt  code/*.py  checkpoints/step-000060/*  base/*, the model under adapters, or where it is
 
 An archive comes from anywhere: nothing in it is run, no name in it leads out of the new run's folder, and it is
 either imported whole or leaves nothing behind.
@@ -25,6 +25,7 @@ from typing import Any
 
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
+from bgpo.models.folders import BASE_FOLDER
 from storage.alerts import Alert, alerts_of
 from storage.checkpoints import KINDS, Checkpoint, add_checkpoint, checkpoints_of, pin_checkpoint
 from storage.completions import Completion, completions_of
@@ -47,7 +48,7 @@ _TABLES = ("points", "completions", "rollouts", "alerts", "events", "checkpoints
 _CHECKPOINT_FILE = re.compile(r"[\w.-]+\.(?:safetensors|json|txt|jinja|model|md)", re.ASCII)
 _NAME = re.compile(
     rf"(?:manifest|run|config)\.json|(?:{'|'.join(_TABLES)})\.jsonl|log\.txt|code/\w+\.py"
-    rf"|checkpoints/[\w-]+/{_CHECKPOINT_FILE.pattern}", re.ASCII,
+    rf"|(?:checkpoints/[\w-]+|{BASE_FOLDER})/{_CHECKPOINT_FILE.pattern}", re.ASCII,
 )
 _CODE = "imported_code"  # where somebody else's objective or reward is put: to be read, never to be run
 _HALF = "The import did not come to its end; delete this run and import the archive again."
@@ -125,10 +126,13 @@ def _write(archive: zipfile.ZipFile, db: Database, run: Run, chosen: list[Checkp
     for path in [folder / runner.LOG, *sorted((folder / "code").glob("*.py"))]:
         if path.is_file():
             archive.write(path, path.relative_to(folder).as_posix())
-    for item in chosen:
-        for path in sorted(path for path in Path(item.folder).iterdir() if _CHECKPOINT_FILE.fullmatch(path.name)):
+    places = {f"checkpoints/{Path(item.folder).name}": Path(item.folder) for item in chosen}
+    if chosen and (folder / BASE_FOLDER).is_dir():
+        places[BASE_FOLDER] = folder / BASE_FOLDER
+    for place, inside in places.items():
+        for path in sorted(path for path in inside.iterdir() if _CHECKPOINT_FILE.fullmatch(path.name)):
             # weights do not get smaller, and trying takes minutes
-            archive.write(path, f"checkpoints/{Path(item.folder).name}/{path.name}", zipfile.ZIP_STORED)
+            archive.write(path, f"{place}/{path.name}", zipfile.ZIP_STORED)
     archive.writestr("manifest.json", json.dumps({"format": FORMAT, "version": VERSION, "rows": counts}))
 
 
@@ -209,7 +213,7 @@ def _refuse_dangers(entries: list[zipfile.ZipInfo], free: float) -> None:
 
 def _read_files(archive: zipfile.ZipFile, folder: Path) -> None:
     for entry in archive.infolist():
-        if entry.filename.startswith(("code/", "checkpoints/")) or entry.filename == runner.LOG:
+        if entry.filename.startswith(("code/", "checkpoints/", f"{BASE_FOLDER}/")) or entry.filename == runner.LOG:
             target = folder / re.sub("^code/", f"{_CODE}/", entry.filename)
             target.parent.mkdir(parents=True, exist_ok=True)
             # `open` checks the sum, and gives no more than the size that was looked at

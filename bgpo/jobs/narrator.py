@@ -67,6 +67,9 @@ class Narrator:
             sampled = values.get("reward/heldout_sampled")
             also = f", {sampled:.2f} at T = 1" if sampled is not None else ""
             self.say(f"Step {step}: held-out reward {values['reward/heldout_greedy']:.2f} greedy{also}{self._reward}")
+        if scores := [f"{value:.3f} at {name.rpartition('/')[2]}" for name, value in values.items()
+                      if name.startswith("eval/pass_1/")]:
+            self.say(f"Step {step}: pass@1 {', '.join(scores)} tokens")
 
     def checkpoint(self, step: int, kind: str) -> None:
         if kind != "evaluation":  # there is one with every held-out line

@@ -6,8 +6,9 @@
     training_state.json                                    phase, step, and what else a resume needs
     manifest.json                                          SHA-256 of each file above, written last
 
-The frozen weights under a run's adapters are in a folder `base` beside its checkpoints, or where the adapter's config
-says. Written into a temporary folder, synced to disk and renamed: a folder under its final name is whole.
+The frozen weights under a run's adapters are what the folder `base` beside its checkpoints holds or names (bases.py),
+or where the adapter's config says. Written into a temporary folder, synced to disk and renamed: a folder under its
+final name is whole.
 Nothing here reads or writes a pickle.
 """
 
@@ -29,14 +30,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bgpo.models.adapters import base_of, has_adapter, is_adapter, load_adapter, save_adapter
+from bgpo.models.bases import REFERENCE_FILE, referred
 from bgpo.models.denoiser import Denoiser
-from bgpo.models.folders import ModelError
+from bgpo.models.folders import BASE_FOLDER, ModelError
+from bgpo.models.hub import local_folder
 from bgpo.models.loading import load, save_published
 
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 MANIFEST_FILE = "manifest.json"
-BASE_FOLDER = "base"  # in the run's folder
 _MASTER = "master"
 
 
@@ -123,7 +125,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
     verify(folder)
     if not is_adapter(folder):
         return _whole_model(folder, device)
-    model = load_model(base_folder(folder), device)
+    model = load_base(folder, device)
     put_adapter(model, folder)
     return model
 
@@ -137,12 +139,20 @@ def put_adapter(model: Denoiser, folder: Path) -> None:
     model.model.eval()
 
 
-def base_folder(folder: Path) -> Path:
-    """Where the frozen weights under the adapter in `folder` are; raises CheckpointError when they are gone."""
+def load_base(folder: Path, device: torch.device | str = "cpu") -> Denoiser:
+    """The frozen model under the adapter in `folder`; raises CheckpointError when it is gone or has changed."""
     named = base_of(folder)
-    for base in (folder.parent.parent / BASE_FOLDER, Path(named)):  # the run's own first: a data folder may be moved
-        if named and (base / MANIFEST_FILE).exists():
-            return base
+    own = folder.parent.parent / BASE_FOLDER  # first: a data folder may be moved
+    try:
+        if named and (own / REFERENCE_FILE).exists():
+            return referred(own, device)
+        for base in (own, Path(named)):
+            if named and (base / MANIFEST_FILE).exists():
+                return load_model(base, device)
+        if named and (Path(named).is_dir() or not Path(named).is_absolute()):  # an adapter away from its run
+            return load(local_folder(named), dtype="auto", device=device)
+    except ModelError as error:
+        raise CheckpointError(str(error)) from None
     raise CheckpointError(
         f"{folder} is an adapter, and the model it belongs to is not at {named or 'any place it names'}; put that "
         "back, or choose another checkpoint."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -64,7 +65,10 @@ class Denoiser:
         banned_ids: tokens that sampling never writes (mask, and padding where that is a token of its own).
         attention_block: 0, or the length of the blocks of a block-causal model.
         logit_shift: whether the weights predict one position ahead; `hidden` has put that right.
+        source: the published folder that the weights were read from; None: they have moved since, or are nowhere else.
     """
+
+    source: Path | None = None
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: Spec | None = None):
         if getattr(model.config, "is_causal", True):

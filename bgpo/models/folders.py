@@ -12,6 +12,7 @@ from bgpo.models.registry import MODELS, ModelFamily
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CHECKPOINT_FILES = ("optimizer.safetensors",)  # beside the weights of a run's checkpoint, not part of them
+BASE_FOLDER = "base"  # in a run's folder, of the model under its adapters (bases.py)
 SPEC_FILE = "denoiser.json"  # what config.json has no field for; written beside saved weights
 _SMALL = 64 * 2**20  # bytes; larger files are weights, not a tokenizer
 _PUBLISHED = ("*.json", "*.txt", "*.jinja", "*.model", "*.py", "*.md")

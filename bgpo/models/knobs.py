@@ -52,7 +52,7 @@ def model_contradictions(c: ModelKnobs, prompt_length: int) -> dict[str, str]:
         problems["start_from"] = (
             "start_from and model_path both say where the weights come from; clear one of them."
         )
-    for name, length in (("completion_length", c.completion_length), ("eval_lengths", max(_lengths(c)))):
+    for name, length in (("completion_length", c.completion_length), *(("eval_lengths", n) for n in _lengths(c))):
         if prompt_length + length > family.max_length:
             problems[name] = (
                 f"{name} = {getattr(c, name)} after prompts of up to {prompt_length} tokens is more than the "
@@ -69,11 +69,11 @@ def model_contradictions(c: ModelKnobs, prompt_length: int) -> dict[str, str]:
 
 
 def _lengths(c: ModelKnobs) -> list[int]:
-    """Completion lengths of evaluations; the config's own where the knob holds none that can be read."""
+    """Completion lengths of evaluations besides the config's own; none where the knob cannot be read."""
     try:
-        return eval_lengths(c)
+        return eval_lengths(c) if c.eval_lengths.strip() else []
     except ValueError:
-        return [c.completion_length]
+        return []
 
 
 def block_contradictions(c: ModelKnobs, block: int) -> dict[str, str]:

@@ -13,15 +13,16 @@ import torch
 from bgpo.algorithm.elbo import Scorer
 from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.adapters import AdapterSettings, FrozenReference, add_adapter, has_adapter, is_adapter, merge_adapter
+from bgpo.models.bases import refer_to
 from bgpo.models.checkpoints import (
-    BASE_FOLDER,
     TrainingState,
-    base_folder,
+    load_base,
     load_model,
     put_adapter,
     save_checkpoint,
 )
 from bgpo.models.denoiser import Denoiser
+from bgpo.models.folders import BASE_FOLDER
 from bgpo.models.hub import Report, local_folder
 from bgpo.models.knobs import block_contradictions
 from bgpo.models.loading import Overrides, load
@@ -66,9 +67,9 @@ def _published(config: TrainConfig, device: torch.device, report: Report) -> Den
     overrides = Overrides(config.mask_id, config.prompt_style, config.attention_block)
     # a warm start moves weights by steps that bfloat16 would round away
     dtype = torch.float32 if config.warmup_steps else DTYPES[config.precision]
-    model = load(
-        local_folder(config.model_path, report), config.model, dtype=dtype, device=device, overrides=overrides
-    )
+    folder = local_folder(config.model_path, report)
+    model = load(folder, config.model, dtype=dtype, device=device, overrides=overrides)
+    model.source = folder
     tokens = prompt_room(config) + config.completion_length
     if tokens > model.spec.max_length:
         raise ValueError(
@@ -97,7 +98,7 @@ def refuse_other_blocks(model: Denoiser, config: TrainConfig) -> None:
 
 
 def trainable(model: Denoiser, config: TrainConfig, folder: Path) -> Denoiser:
-    """`model` as `config` trains it; under an adapter the frozen weights are kept in the run's folder.
+    """`model` as `config` trains it; under an adapter the run's folder keeps the frozen weights, or where they are.
 
     Raises:
         ValueError: when this machine lacks what the config asks for.
@@ -107,20 +108,28 @@ def trainable(model: Denoiser, config: TrainConfig, folder: Path) -> Denoiser:
         parameter.data = parameter.data.to(DTYPES[config.precision])
     if config.adapter == "none":
         return _held(model, config)
-    base = folder / BASE_FOLDER
-    save_checkpoint(base, model, TrainingState("base", 0, 0.0, torch.get_num_threads()), optimizer=None)
+    base = _keep_base(model, config, folder / BASE_FOLDER)
     model = _quantized(model, config)
     settings = AdapterSettings(config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets)
     dtype = torch.bfloat16 if config.precision == "bf16_pure" else torch.float32
-    add_adapter(model.model, settings, str(base), torch_generator(config.seed, "adapter"), dtype)
+    add_adapter(model.model, settings, base, torch_generator(config.seed, "adapter"), dtype)
     return _held(model, config)
+
+
+def _keep_base(model: Denoiser, config: TrainConfig, base: Path) -> str:
+    """Keeps the frozen weights of an adapter; the path or hub id by which other tools find them."""
+    if model.source is None:
+        save_checkpoint(base, model, TrainingState("base", 0, 0.0, torch.get_num_threads()), optimizer=None)
+        return str(base)
+    refer_to(model, config.model_path, base)
+    return str(model.source.absolute()) if Path(config.model_path).expanduser().is_dir() else config.model_path
 
 
 def resumed(config: TrainConfig, checkpoint: Path, device: torch.device) -> Denoiser:
     """The model of a run's own checkpoint, as `trainable` had made it."""
     if not is_adapter(checkpoint):
         return _held(load_model(checkpoint, device), config)
-    model = _quantized(load_model(base_folder(checkpoint), device), config)
+    model = _quantized(load_base(checkpoint, device), config)
     put_adapter(model, checkpoint)
     return _held(model, config)
 

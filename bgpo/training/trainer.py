@@ -150,6 +150,7 @@ class _Run:
                 raise StopRequested
 
         self.listener.phase("warming_up", first, config.warmup_steps)
+        model.source = None
         if first < config.warmup_steps:
             warmup.warm_up(model, optimizer, warmup.demonstrations(model, self.task, config), config, first, report)
         if self._built_in:

@@ -15,7 +15,8 @@ from bgpo.config import TrainConfig
 from bgpo.models.checkpoints import TrainingState, save_checkpoint
 from bgpo.models.tiny import build_tiny
 from bgpo.tasks.base import split_of
-from bgpo.training.assess import interval, pass_at, run
+from bgpo.training.assess import run
+from bgpo.training.scores import interval, pass_at
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_job_keeps_every_completion_with_its_verdict(checkpoint, tmp_path):
     assert len(kept) == 2 * 10 * 3 and [score["length"] for score in scores] == [8, 16]
     assert all(split_of(one["prompt"]) == "held_out" and one["reason"] for one in kept)
     for score in scores:
-        mine = [one["reward"] >= 1 for one in kept if one["length"] == score["length"]]
+        mine = [one["solved"] for one in kept if one["length"] == score["length"]]
         assert score["pass_1"] == sum(mine) / len(mine) == heard.points["eval/pass_1", score["length"]]
         assert score["low"] <= score["pass_1"] <= score["high"] and score["pass_1"] <= score["pass_k"]
         assert score["nfe"] <= score["length"] / 2  # two tokens a pass, fewer passes where an answer has ended

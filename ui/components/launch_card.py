@@ -9,7 +9,7 @@ import gradio as gr
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig, differences
 from bgpo.jobs.command import command_line
-from bgpo.presets import PRESETS
+from bgpo.presets import PRESETS, Preset
 from bgpo.tasks.preview_child import KNOBS_READ
 from bgpo.tasks.registry import TASKS
 from ui import config_form
@@ -38,11 +38,12 @@ def task_preview() -> gr.HTML:
 
 
 def preset_choice(chosen: str) -> dict[str, Any]:
-    def card(name: str) -> dict[str, str]:
-        example = TASKS[PRESETS[name].config().task].example
-        return {"name": name, "title": PRESETS[name].title, "summary": PRESETS[name].summary, "example": example}
+    def card(preset: Preset) -> dict[str, Any]:
+        example = TASKS[preset.config().task].example
+        return {"name": preset.name, "title": preset.title, "summary": preset.summary, "example": example,
+                "gpu": preset.needs_gpu}
 
-    return {"presets": [card(name) for name in PRESETS], "chosen": chosen}
+    return {"presets": [card(preset) for preset in PRESETS.values()], "chosen": chosen}
 
 
 def review(
