@@ -76,7 +76,7 @@ def _missing(db: Database, given: str, run_id: int, which: str) -> str:
     if not steps:
         return f"start_from = {given}: run {run_id} has no checkpoint; choose another run."
     if which == "best":
-        return f"start_from = {given}: no checkpoint of run {run_id} has a held-out reward; name a step: {steps[-1]}."
+        return f"start_from = {given}: no checkpoint of run {run_id} has a validation reward; name a step: {steps[-1]}."
     shown = ", ".join(steps[:3] + ["..."] * (len(steps) > 6) + steps[-3:] if len(steps) > 6 else steps)
     return f"start_from = {given}: run {run_id} has no checkpoint at step {which}; it has {shown}."
 

@@ -1,6 +1,6 @@
 """Disk: checkpoints that nobody needs are freed, and runs are paused before a full disk breaks them.
 
-Kept of a run: the first checkpoint (a KL may hold on to it), the best by held-out reward, the final one, the newest
+Kept of a run: the first checkpoint (a KL may hold on to it), the best by validation reward, the final one, the newest
 few that its config says, those that somebody pinned and those that a run which has not ended starts from.
 """
 

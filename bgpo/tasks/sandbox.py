@@ -307,7 +307,9 @@ def bubblewrap() -> Sandbox:
         command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
-        command += ["--unshare-all", *(["--disable-userns"] if _knows(program, "--disable-userns") else [])]
+        # --unshare-all does without a user namespace where there is none to be had, and --disable-userns needs one
+        no_more = ["--disable-userns"] if _knows(program, "--disable-userns") else []
+        command += ["--unshare-all", "--unshare-user", *no_more]
     command += ["--ro-bind", "/usr", "/usr"]
     for folder in map(Path, _SYSTEM_FOLDERS):
         if folder.is_symlink():
@@ -320,7 +322,17 @@ def bubblewrap() -> Sandbox:
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         command += ["--dev-bind", device, device]
     command += ["--perms", "0777", "--size", str(16 * 2**20), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+    _start_once(command)
     return Sandbox("bubblewrap", python, (*command, "--"), None, _NOBODY if root else 0, 32 if root else None)
+
+
+def _start_once(command: Sequence[str]) -> None:
+    """Raises TaskError in bubblewrap's own words where it cannot build the sandbox; nothing of a model's runs."""
+    program = next(path for path in ("/usr/bin/true", "/bin/true", sys.executable) if Path(path).exists())
+    done = subprocess.run([*command, "--", program, *(["-V"] if program == sys.executable else [])],
+                          capture_output=True, text=True, check=False, timeout=_START_SECONDS)
+    if done.returncode:
+        raise TaskError(f"it does not start ({' '.join(done.stderr.split())[-200:] or done.returncode})")
 
 
 def landlock() -> Sandbox:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 from bgpo.tasks import sandbox as sandboxes
 from bgpo.tasks.base import TaskError
 from bgpo.tasks.sandbox import Limits, Sandbox, Tests, TestVerdict
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 PATIENT = Limits(wall_seconds=30)  # for verdicts that must not depend on how busy the machine is
 
@@ -364,3 +366,23 @@ def test_a_sandbox_that_lets_something_through_is_not_taken(monkeypatch):
     monkeypatch.setattr(sandboxes, "_filter", lambda: open_filter)
     found = sandboxes.look_for_sandbox()
     assert found.sandbox is None and "did not refuse" in found.words and "a process" in found.words
+
+
+def test_an_ordinary_user_gets_bubblewrap_where_namespaces_are_allowed():
+    """Root and others build it differently. As root, the start-up check runs once more as nobody."""
+    if os.geteuid():
+        pytest.skip("all tests of this file run as an ordinary user")
+    python, packages = "/usr/bin/python3", Path(pytest.__file__).parents[1]
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    root = Path(sandboxes.__file__).parents[2]
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import pyseccomp; from bgpo.tasks import sandbox\n"
+    code += "print(sandbox.look_for_sandbox().words)"
+    if not shutil.which("setpriv") or subprocess.run([*user, "unshare", "-Un", "true"], check=False).returncode:
+        pytest.skip("an ordinary user may not have namespaces here")
+    done = subprocess.run([*user, python, "-B", "-c", code, str(root), str(packages)], capture_output=True, text=True,
+                          timeout=PATIENCE, env={"PATH": os.environ["PATH"], "HOME": "/tmp"}, check=False)
+    if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
+        pytest.skip(f"an ordinary user's Python cannot read this project: {done.stderr.splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    wanted = "bubblewrap" if shutil.which("bwrap") else "landlock"
+    assert done.stdout.startswith(f"{wanted} with seccomp; it refused a process"), done.stdout

@@ -82,7 +82,7 @@ function flag(found, element, x, colour, symbol, messages, dash) {
 
 // A checkpoint is a small mark on the axis that says what it is when asked.
 function tick(found, element, x, run, mark, several) {
-  const reward = mark.reward === null ? "" : `, held-out reward ${figure(mark.reward)}`;
+  const reward = mark.reward === null ? "" : `, validation reward ${figure(mark.reward)}`;
   const words = `Checkpoint of ${KINDS[mark.what] || mark.what} at step ${mark.step}${reward}, saved ${age(mark.time, live.now())}${several ? ` (${run.name})` : ""}`;
   const colour = several ? token(element, `c${live.colour(run.id)}`) : token(element, "text-soft");
   found.annotations.push({ x, xref: "x", y: 0, yref: "paper", yanchor: "bottom", xanchor: "center", yshift: -3, showarrow: false, text: plain("▵"), font: { size: 10, color: colour },

@@ -1,4 +1,4 @@
-// The checkpoints of the run, newest last, each with its held-out reward, a way to talk to it and a way to take it along.
+// The checkpoints of the run, newest last, each with the validation reward it is chosen by, a way to talk to it and a way to take it along.
 
 import { age, copyButton, el, figure, get, post, styles } from "/assets/dom.js";
 import { openFork } from "/assets/fork.js";
@@ -30,7 +30,7 @@ export function mount(element) {
 
 function view(run, checkpoints) {
   if (!checkpoints.length) return el("p", { class: "bgpo-card none", text: "No checkpoint yet. The first is saved when the warm start is done, then one at every held-out evaluation." });
-  const head = el("tr", {}, ...["Step", "Kind", "Held-out reward", "Saved", ""].map((text) => el("th", { text })));
+  const head = el("tr", {}, ...["Step", "Kind", "Validation reward", "Saved", ""].map((text) => el("th", { text, title: text === "Validation reward" ? "Mean greedy reward on validation problems. The best checkpoint is chosen by it, so that held-out problems stay a fair measure" : null })));
   const rows = checkpoints.map((checkpoint) => el("tr", {},
     el("td", { class: "step", text: checkpoint.step }), el("td", { class: "kind", text: KINDS[checkpoint.kind] || checkpoint.kind }),
     el("td", { class: "reward" }, checkpoint.reward === null ? "–" : meter(checkpoint.reward)),
