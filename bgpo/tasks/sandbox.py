@@ -43,8 +43,18 @@ _REFUSED_CALLS = (
     "move_mount", "open_tree", "fsopen", "fsmount", "pivot_root", "chroot", "keyctl", "add_key", "request_key", "bpf",
     "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register", "memfd_create", "mknod",
     "mknodat", "setpriority", "sched_setscheduler", "quotactl", "reboot", "swapon", "init_module", "finit_module",
-    "kexec_load", "name_to_handle_at", "open_by_handle_at", "shmget", "msgget", "semget",
+    "kexec_load", "name_to_handle_at", "open_by_handle_at", "shmget", "msgget", "semget", "mq_open", "mq_unlink",
+    # what Landlock leaves to the owner of a file
+    "chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "utimensat",
+    "futimesat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+    "truncate", "inotify_init", "inotify_init1", "fanotify_init",
+    # what the same user may do to other processes of theirs
+    "sched_setattr", "sched_setparam", "ioprio_set", "migrate_pages", "move_pages", "kcmp",
+    # newer than many a libseccomp, which then does not know the names: process_madvise, process_mrelease, fchmodat2,
+    # setxattrat, removexattrat, open_tree_attr, file_setattr; these numbers are the same on all processors
+    440, 448, 452, 463, 466, 467, 469,
 )
+_REFUSED_OF_OTHERS = ("prlimit64", "sched_setaffinity", "sched_getaffinity")  # a process may do them to itself, 0
 _CLONE_THREAD = 0x00010000
 _ENOSYS, _EPERM = 38, 1
 
@@ -287,6 +297,8 @@ def _filter() -> bytes:
     rules.add_rule(
         pyseccomp.ERRNO(_EPERM), "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0)
     )
+    for call in _REFUSED_OF_OTHERS:
+        rules.add_rule(pyseccomp.ERRNO(_EPERM), call, pyseccomp.Arg(0, pyseccomp.NE, 0))
     rules.add_rule(pyseccomp.ERRNO(_ENOSYS), "clone3")  # its flags cannot be looked at; libc then uses clone
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
@@ -451,6 +463,8 @@ _ATTACKS = {
     "a_datagram": "import socket; return str(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))",
     "reading_a_file": "return open(SECRET).read()",
     "writing_a_file": "return open(WRITTEN, 'w').write('x')",
+    "changing_a_file": "import os; return os.chmod(SECRET, 0o600)",
+    "the_limits_of_others": "import resource; return resource.prlimit(PARENT, resource.RLIMIT_CPU)",
     "the_environment_of_others": "return open('/proc/1/environ').read() + open('/proc/PARENT/environ').read()",
     "a_signal": "import os; return os.kill(PARENT, 0)",
     "much_memory": "return len(bytearray(2 * 1024 ** 3))",

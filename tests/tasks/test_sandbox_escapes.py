@@ -249,6 +249,11 @@ SYSTEM = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
     SYSTEM + "return 1 / (libc.syscall(250, 0, 0, 0) >= 0)", SYSTEM + "return 1 / (libc.syscall(434, 1, 0) >= 0)",
     "import os; os.chroot('/tmp')", "import os; os.mknod('/tmp/disk', 0o60666, 0x800)", "import os; os.nice(-5)",
     "import os; return os.memfd_create('x')", "import os; return os.pidfd_open(1)",
+    "import os; return os.chmod('/tmp', 0o700)", "import os; return os.utime('/tmp')",
+    "import os; return os.setxattr('/tmp', 'user.x', b'1')", "import os; return os.chown('/tmp', -1, -1)",
+    SYSTEM + "return 1 / (libc.syscall(452, -100, b'/tmp', 0o700, 0) == 0)",
+    "import os, resource; return resource.prlimit(os.getppid() or 1, resource.RLIMIT_CPU)",
+    "import os; return os.sched_setaffinity(os.getppid() or 1, {0})",
 ], ids=lambda body: body.removeprefix(SYSTEM).removeprefix("import ")[:40])
 def test_system_calls_that_lead_out_are_refused(sandbox, body):
     why = outcome(sandbox, body)

@@ -120,7 +120,8 @@ def test_one_weight_trained_further_is_another_base(trained, tmp_path):
 def test_merged_over_its_base_it_is_a_whole_model(trained, tmp_path):
     expected = logits(load_model(trained / "run" / LAST))
     assert export([str(trained / "run" / LAST), "--merge", "--to", str(tmp_path / "merged")]) == 0
-    torch.testing.assert_close(logits(load(tmp_path / "merged", dtype=torch.float32)), expected, rtol=0, atol=0.05)
+    merged = logits(load(tmp_path / "merged"))
+    assert (merged - expected).abs().mean() < 0.02, "more than the rounding of bfloat16"
 
 
 def test_a_base_from_the_hub_is_named_by_its_revision_and_downloaded_again(tmp_path, monkeypatch):
