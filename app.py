@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -117,9 +117,23 @@ def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = 
     return Services(db, data_dir, runs_folder, db.url, chat, Scheduler(db, chores=chores))
 
 
+@contextlib.contextmanager
+def seeming_absent(package: str) -> Iterator[None]:
+    """For those who import a package merely because it is installed; one that is loaded already stays."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # what Python takes for "cannot be imported"
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def build(services, hosts: frozenset[str] | None, password: str | None):
     """The whole web app (ASGI)."""
-    import gradio as gr
+    with seeming_absent("pyarrow"):  # by pandas, which Gradio imports: 35 MB that no page needs
+        import gradio as gr
     from fastapi import FastAPI
 
     from ui import api, assets, pages

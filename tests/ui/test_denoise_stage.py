@@ -186,6 +186,13 @@ def test_live_events_that_come_at_once_are_shown_one_by_one(page):
     assert seen["seen"] == list(range(8))
 
 
+def test_a_generation_no_faster_than_people_follow_is_shown_as_it_comes(page):
+    slow = [event | {"seconds": event["step"] / 20} if event["kind"] == "step" else event for event in events()[:-1]]
+    shown = page.evaluate("made => made.map((event) => { stage.push(event); return stage.shown; })", slow)
+    assert shown == [0, 0, 2, 3, 4, 5, 6, 7, 8]
+    expect(page.locator(".ds-status")).to_have_text("Generating: 8 of 8 steps made, shown as they come")
+
+
 def test_live_status_says_what_is_made_and_what_is_shown(page):
     made = events()
     page.evaluate("made => made.forEach(event => stage.push(event))", made[:4])

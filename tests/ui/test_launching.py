@@ -7,6 +7,7 @@ import json
 from playwright.sync_api import expect
 
 from bgpo.presets import adder
+from storage.runs import delete_run, list_runs
 from storage.settings import pause_queue
 from ui.run_words import config_file
 
@@ -58,3 +59,17 @@ def test_the_task_is_looked_at_and_a_config_file_fills_the_form(app, page, tmp_p
         page.get_by_role("button", name="Download config").click()
     assert saving.value.path().read_text() == config_file(wanted)
     assert page.evaluate("window.hacked") is None
+
+
+def test_two_keys_start_a_run_from_the_run_list(app, db, page):
+    pause_queue(db, True)
+    page.goto(app.url)
+    expect(page.locator(".bgpo-run-list ul")).to_be_attached()  # its keys are there with it
+    page.keyboard.press("n")
+    expect(page.locator(".lc-starts")).to_have_text("The queue is paused: it will wait")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".bgpo-run-header .one h2")).not_to_be_empty()
+    (run,) = list_runs(db)
+    assert run.status == "queued"
+    delete_run(db, run.id)
+    pause_queue(db, False)

@@ -20,13 +20,14 @@ export function mount(element, props) {
   const mean = toggle("Mean of seeds", "One line with its 95 % interval for runs that differ in nothing but the seed (m)", () => view.set({ mean: !view.mean }));
   const whole = el("button", { type: "button", class: "whole", text: "Whole run", title: "Back to the whole run (0, or double-click a chart)", on: { click: () => view.set({ zoom: null, follow: false, zoomY: new Map() }) } });
   const pinned = el("button", { type: "button", class: "pinned", title: "Let go of this step (Esc)", on: { click: () => crosshair.pin(view.pinned) } });
+  const rollouts = el("button", { type: "button", class: "bgpo-menu-button", text: "Its rollouts", title: "What the policy wrote at this step", on: { click: () => document.getElementById("run-rollouts-button")?.click() } });
   const said = el("span", { class: "bgpo-sr", role: "status" });
   const chooser = new ChartChooser(props);
   const charts = menuButton("Charts", () => [chooser.node()]);
   const link = el("button", { type: "button", class: "bgpo-menu-button", text: "Link", title: "A link that shows exactly this view (c)", on: { click: () => copyLink(link) } });
   const help = el("button", { type: "button", class: "bgpo-menu-button", text: "?", "aria-label": "Keyboard", title: "Keyboard (?)", on: { click: () => keys.sheet() } });
   element.append(el("div", { class: "line", role: "toolbar", "aria-label": "How the charts are looked at" },
-    axis, el("label", { class: "smooth" }, el("span", { text: "Smooth" }), slider, amount), log, follow, mean, whole, pinned, said,
+    axis, el("label", { class: "smooth" }, el("span", { text: "Smooth" }), slider, amount), log, follow, mean, whole, pinned, rollouts, said,
     el("span", { class: "gap" }), charts, viewsMenu(), link, help));
   keys.add("c", "Copy a link to this view", "Everywhere", () => copyLink(link));
   const draw = () => {
@@ -38,7 +39,7 @@ export function mount(element, props) {
     mean.setAttribute("aria-pressed", String(view.mean));
     mean.hidden = live.selected.length < 2;
     whole.hidden = !view.zoom;
-    pinned.hidden = view.pinned === null;
+    pinned.hidden = rollouts.hidden = view.pinned === null;
     setText(pinned, view.pinned === null ? "" : `Step ${view.pinned} ×`);
     setText(said, view.pinned === null ? "" : `Step ${view.pinned} is pinned`);
     setText(charts, view.charts.length ? `My charts (${view.charts.length})` : "Charts");

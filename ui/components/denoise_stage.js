@@ -1,7 +1,8 @@
 // The denoising stage: one completion as a canvas of masked positions that fill in, with a scrubber over its steps.
 //
 // `Stage` is plain DOM and knows nothing of Gradio: `load(events)` shows a whole trace, `push(event)` adds to a live one.
-// Events that arrive faster than people can follow wait here; nothing is ever slowed down where it is generated.
+// Events that arrive faster than people can follow wait here; nothing is ever slowed down where it is generated, and
+// what is generated slowly is shown at once.
 
 import { el, setText, styles } from "/assets/dom.js";
 import { Trace, duration, figures, percent, plural, rate } from "/assets/denoise_trace.js";
@@ -11,6 +12,7 @@ import { together } from "/assets/stage_link.js";
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4, 8];
 const STEPS_PER_SECOND = 6;
+const FOLLOWED = 25; // steps a second; a generation that is no faster is shown as it comes
 const LONGEST_SHOW_S = 10; // a generation of many passes is shown faster, so that 1x never takes longer than this
 
 export class Stage {
@@ -66,6 +68,7 @@ export class Stage {
     }
     if (event.kind === "error" && !this.trace.start) this.note = event.message;
     if (this.trace.finished) this.options.link?.refresh(this);
+    if (event.kind === "step") this.keepUp();
     if (this.calm && this.playing) this.show(this.trace.last);
     this.advance();
     this.update();
@@ -80,10 +83,17 @@ export class Stage {
     this.selected = this.anchor = null;
     this.note = "";
     this.waiting = false;
+    this.abreast = false; // of a generation: what is made is shown at once
     this.action = null;
     this.cells = [];
     this.canvas.replaceChildren();
     this.update();
+  }
+
+  keepUp() {
+    const { seconds, last } = this.trace;
+    this.abreast = seconds[last] - (seconds[last - 1] ?? Infinity) >= 1 / FOLLOWED;
+    if (this.abreast && this.playing) this.show(last);
   }
 
   // ---- time -------------------------------------------------------------------------------------------------------
@@ -362,7 +372,7 @@ export class Stage {
     if (!start) return "";
     if (end?.kind === "error") return end.message;
     const shown = `shown at ${Number(this.rate().toFixed(1))} steps/s`;
-    if (!end) return `Generating: ${last} of ${plural(total, "step")} made, ${shown}`;
+    if (!end) return `Generating: ${last} of ${plural(total, "step")} made, ${this.abreast ? "shown as they come" : shown}`;
     if (end.kind === "stopped") return `Stopped after ${last} of ${plural(start.steps, "step")}`;
     const took = figures(this.trace);
     if (took.seconds === null) return `Recorded answer, ${plural(total, "step")}, ${shown}`;

@@ -3,6 +3,7 @@
 
 import { el, get, setText, styles } from "/assets/dom.js";
 import { live } from "/assets/live.js";
+import { view } from "/assets/view.js";
 import { Stage } from "/assets/denoise_stage.js";
 import { verdictOf } from "/assets/rollout_group.js";
 import { eventsOfStored } from "/assets/denoise_trace.js";
@@ -26,6 +27,7 @@ class HeldOut {
     element.append(el("section", { class: "bgpo-card" }, el("header", {}, el("h3", { text: "Held-out samples" }), this.who), this.note, this.matrix, this.detail));
     this.clear(null);
     live.watch(element, ["points", "selection", "runs"], () => this.follow());
+    document.addEventListener("bgpo:step", (event) => this.point(event.detail));
     new ResizeObserver(() => this.follow()).observe(element);
     this.follow();
   }
@@ -96,6 +98,8 @@ class HeldOut {
     if (atEnd) this.matrix.scrollLeft = this.matrix.scrollWidth;
     if (focused) this.matrix.querySelector(`[data-cell="${focused}"]`)?.focus({ preventScroll: true });
     this.mark();
+    if (this.pointed === undefined && view.pinned !== null) this.point({ step: view.pinned, pinned: true });
+    this.markColumn();
   }
 
   cell(index, step, item) {
@@ -103,6 +107,21 @@ class HeldOut {
     return el("button", { type: "button", class: `cell bgpo-mono ${verdict}`, data: { cell: `${index}-${step}` }, title: item.reason,
       "aria-label": `Step ${step}: ${item.completion || "nothing"}, ${verdict}. ${item.reason}. Play how it was denoised.`,
       text: item.completion || "∅", on: { click: () => this.play(index, step) } });
+  }
+
+  // The charts point at a step: what the model wrote at the last check up to there is the column that stands out.
+  point({ step, pinned }) {
+    const at = step === null ? undefined : this.steps.findLast((known) => known <= step) ?? this.steps[0];
+    if (at === this.pointed) return;
+    this.pointed = at;
+    this.markColumn();
+    const head = pinned && this.matrix.querySelector("th.pointed");
+    if (head) this.matrix.scrollLeft = head.offsetLeft - this.matrix.clientWidth / 2; // the page itself stays where it is
+  }
+
+  markColumn() {
+    const place = this.steps.indexOf(this.pointed);
+    for (const row of this.matrix.querySelectorAll("tr")) [...row.children].forEach((cell, i) => cell.classList.toggle("pointed", i >= 2 && i - 2 === place));
   }
 
   mark() {
