@@ -126,7 +126,9 @@ def _wandb(config: TrainConfig, run: Run) -> Target:
     opened = wandb.init(
         project=PROJECT, name=run.name, id=identity, resume="allow", dir=run.folder, config=config.model_dump()
     )
-    return Target(lambda step, values: opened.log(dict(values), step=step), opened.finish)
+    # its own counter of steps takes no lower number after a higher one, and training begins at 0 after the warm start
+    opened.define_metric("*", step_metric="step")
+    return Target(lambda step, values: opened.log({**values, "step": step}), opened.finish)
 
 
 def _trackio(config: TrainConfig, run: Run) -> Target:

@@ -31,7 +31,8 @@ def note(*what):
 """
 WANDB = NOTES + """
 class Opened:
-    def log(self, values, step): note("log", values, step)
+    def define_metric(self, name, step_metric): note("axis", name, step_metric)
+    def log(self, values): note("log", {n: v for n, v in values.items() if n != "step"}, values["step"])
     def finish(self): note("finish")
 def init(**given):
     note("init", given)
@@ -83,6 +84,8 @@ def test_what_the_reporter_hears_is_mirrored(db, run, installed, name, source):
     (first, given), *rest = notes(path)
     assert first == "init" and given["project"] == "bgpo-studio" and given["name"].startswith(run.name)
     assert given["config"]["seed"] == 7
+    assert [line for line in rest if line[0] == "axis"] == ([["axis", "*", "step"]] if name == "wandb" else [])
+    rest = [line for line in rest if line[0] != "axis"]
     assert rest == [["log", {"reward/mean": 0.5}, 1], ["log", {"reward/mean": 0.75}, 2], ["finish"]]
     assert len(points_after(db, run.id, 0)[0]) == 3
 
