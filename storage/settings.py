@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select
 
 from storage.database import Database, upsert
 from storage.tables import setting
 
-CPU_SLOTS, QUEUE_PAUSED, APP_SEEN = "cpu_slots", "queue_paused", "app_seen"
+CPU_SLOTS, QUEUE_PAUSED, QUEUE_NOTE, APP_SEEN = "cpu_slots", "queue_paused", "queue_note", "app_seen"
 
 
 def get_setting(db: Database, name: str, default: str = "") -> str:
@@ -16,15 +18,14 @@ def get_setting(db: Database, name: str, default: str = "") -> str:
         return connection.execute(select(setting.c.value).where(setting.c.name == name)).scalar_one_or_none() or default
 
 
-def get_settings(db: Database) -> dict[str, str]:
-    """All that has been set, in one query."""
-    with db.read() as connection:
-        return dict(connection.execute(select(setting.c.name, setting.c.value)).all())
-
-
 def set_setting(db: Database, name: str, value: str) -> None:
+    _set(db, {name: value})
+
+
+def _set(db: Database, values: dict[str, str]) -> None:
+    rows = [{"name": name, "value": value} for name, value in sorted(values.items())]
     with db.write() as connection:
-        connection.execute(upsert(connection, setting, ["name"]), {"name": name, "value": value})
+        connection.execute(upsert(connection, setting, ["name"]), rows)
 
 
 def queue_paused(db: Database) -> bool:
@@ -32,8 +33,20 @@ def queue_paused(db: Database) -> bool:
     return get_setting(db, QUEUE_PAUSED) == "yes"
 
 
-def pause_queue(db: Database, paused: bool) -> None:
-    set_setting(db, QUEUE_PAUSED, "yes" if paused else "no")
+def pause_queue(db: Database, paused: bool, why: str = "") -> None:
+    """Pauses the queue or lets it go on. `why` is a sentence for people who did not do it themselves."""
+    _set(db, {QUEUE_PAUSED: "yes" if paused else "no", QUEUE_NOTE: why})
+
+
+def queue_state(db: Database) -> dict[str, Any]:
+    """Whether the queue is `paused`, `why` ("" if a person did it), and CPU `slots`: in one query, for every poll."""
+    names = (QUEUE_PAUSED, QUEUE_NOTE, CPU_SLOTS)
+    query = select(setting.c.name, setting.c.value).where(setting.c.name.in_(names))
+    with db.read() as connection:
+        found = dict(connection.execute(query).all())
+    paused = found.get(QUEUE_PAUSED) == "yes"
+    why = found.get(QUEUE_NOTE, "") if paused else ""
+    return {"paused": paused, "why": why, "slots": int(found.get(CPU_SLOTS, "1"))}
 
 
 def cpu_slots(db: Database) -> int:

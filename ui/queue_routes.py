@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from bgpo.jobs import logs, queueing
 from bgpo.jobs.times import parse_time
+from storage import settings
 from storage.runs import get_run
-from storage.settings import cpu_slots, pause_queue, queue_paused, set_cpu_slots
+from storage.settings import pause_queue, set_cpu_slots
 from ui.answers import RefusedRequest, body_of, json_answer
 from ui.services import Services
 
@@ -60,7 +61,7 @@ def add(router: APIRouter, services: Services) -> None:
 
 def queue_state(services: Services) -> dict[str, Any]:
     """What every poll says of the queue as a whole."""
-    return {"paused": queue_paused(services.db), "slots": cpu_slots(services.db)}
+    return settings.queue_state(services.db)
 
 
 def wishes_of(body: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,12 @@ import psutil
 from bgpo.config import TrainConfig
 from bgpo.jobs.command import command_line, holds_password
 from bgpo.jobs.devices import Gpu, is_cpu, nvidia_gpus
+from bgpo.jobs.retention import least_free
 from bgpo.tasks.sandbox import find_sandbox
 from storage.database import Database
 from storage.queue import Lease, leases
 from storage.runs import LIVE, Run, list_runs
-from storage.settings import cpu_slots, set_cpu_slots
+from storage.settings import cpu_slots, queue_state, set_cpu_slots
 from ui.components.module import module
 from ui.run_words import status_word
 from ui.services import Services
@@ -68,7 +69,7 @@ def facts(services: Services) -> dict[str, Any]:
         "sections": [
             {"title": "Data", "rows": data_rows(services)},
             {"title": "Machine", "rows": machine_rows(services.db, runs)},
-            {"title": "Working now", "rows": worker_rows(runs, time.time())},
+            {"title": "Working now", "rows": worker_rows(runs, time.time()) + queue_rows(services.db, runs)},
             {"title": "Versions", "rows": version_rows(services.db)},
         ],
         "snippets": snippets(services),
@@ -86,7 +87,8 @@ def data_rows(services: Services) -> Rows:
     rows.append(("Database", services.db.name))
     if services.db.path:
         rows.append(("Database size", size_words(_size(services.db.path))))
-    return [*rows, ("Disk", f"{size_words(usage.free)} free of {size_words(usage.total)}")]
+    kept = f"runs are paused below {size_words(least_free(services.db))}"
+    return [*rows, ("Disk", f"{size_words(usage.free)} free of {size_words(usage.total)}; {kept}")]
 
 
 def machine_rows(db: Database, runs: list[Run]) -> Rows:
@@ -142,9 +144,15 @@ def _processes_of(run: Run) -> set[int]:
 
 def worker_rows(runs: list[Run], now: float) -> Rows:
     working = [run for run in runs if run.status in LIVE]
-    queued = sum(run.status == "queued" for run in runs)
-    rows = [(f"Run {run.id}", _worker_words(run, now)) for run in working] or [("Runs", "nothing is running")]
-    return rows + ([("Queue", f"{queued} waiting")] if queued else [])
+    return [(f"Run {run.id}", _worker_words(run, now)) for run in working] or [("Runs", "nothing is running")]
+
+
+def queue_rows(db: Database, runs: list[Run]) -> Rows:
+    """What waits, and why nothing of it is started where that is so; nothing for an empty queue that goes on."""
+    queued, state = sum(run.status == "queued" for run in runs), queue_state(db)
+    if state["paused"]:
+        return [("Queue", f"{queued} waiting, paused. {state['why']}".rstrip())]
+    return [("Queue", f"{queued} waiting")] if queued else []
 
 
 def _worker_words(run: Run, now: float) -> str:

@@ -120,6 +120,7 @@ class Reporter:
         self.requested: str | None = None  # the last word of the database: pause, stop, ...
         self._health: Health | None = None
         self._mirror: Mirror | None = None
+        self._finally: Callable[[], None] = lambda: None
         self._away = False  # the database did not take the last batch
         self._writer = threading.Thread(target=self._write_until_closed, name="reporter", daemon=True)
         self._writer.start()
@@ -136,6 +137,10 @@ class Reporter:
     def mirror_to(self, mirror: Mirror | None) -> None:
         """From here on `mirror` gets a copy of every step's metrics."""
         self._mirror = mirror
+
+    def finally_do(self, work: Callable[[], None]) -> None:
+        """What `close` does once the last row is written."""
+        self._finally = work
 
     def patience(self, least: float) -> None:
         """A run counts as stalled after so many seconds without progress, at the least."""
@@ -209,6 +214,7 @@ class Reporter:
             left = list(self._waiting)
             self._waiting.clear()
         self._set_aside(left)
+        self._finally()
         return not (self._waiting or self._spool)
 
     def _examine(self, step: int, values: dict[str, float | None]) -> list[Alert]:

@@ -10,19 +10,21 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bgpo.config import ConfigError, TrainConfig
+from bgpo.jobs.ends import End
 from bgpo.jobs.settling import live_runs
 from storage.checkpoints import Checkpoint, checkpoints_of, forget_checkpoint
 from storage.database import Database, StorageError
-from storage.runs import ENDED, Run, list_runs, request
-from storage.settings import get_setting, pause_queue, set_setting
+from storage.runs import ENDED, Run, list_runs, request, run_events
+from storage.settings import get_setting, pause_queue, queue_state
 
 FREE_EVERY = 60  # seconds
 LOOK_EVERY = 10  # seconds
 LEAST_FREE_GB = "least_free_gb"  # a setting
-DISK_NOTE = "disk_note"  # a setting: why the queue was paused, a sentence
+DISK = "disk"  # who asked for such a pause
 _DEFAULT_LEAST_FREE = 1.0  # GB
 _FREED = ".freed-"
 
@@ -102,27 +104,39 @@ def least_free(db: Database) -> float:
     return given * 1e9
 
 
-def watch_disk(db: Database, runs_folder: Path) -> str:
+def watch_disk(db: Database, runs_folder: Path, run_id: int | None = None) -> str:
     """One tick: asks every working run to pause, and pauses the queue, when the disk is nearly full; the sentence why.
 
     A pause writes one more checkpoint per run, so there has to be room for that, too: twice the largest newest one.
+    With `run_id` only that run is looked after, as its own worker does.
     """
-    live = live_runs(db)
+    live = [run for run in live_runs(db) if run_id in (None, run.id)]
     if not live:
         return ""
     needed = least_free(db) + 2 * max((_newest_size(db, run) for run in live), default=0)
     free = shutil.disk_usage(runs_folder).free
     if free >= needed:
         return ""
-    why = (f"Paused: only {free / 1e9:.1f} GB are free on the disk of {runs_folder}, and {needed / 1e9:.1f} GB are"
-           " needed to go on safely; free some space, then resume the runs and the queue.")
-    pause_queue(db, True)
-    set_setting(db, DISK_NOTE, why)
+    why = (f"The disk of {runs_folder} is nearly full: {free / 1e9:.1f} GB are free, and {needed / 1e9:.1f} GB are"
+           " needed to go on safely. Free some space, then resume the runs and let the queue go on.")
+    pause_queue(db, True, why)
     for run in live:
         if run.requested is None:
-            request(db, run.id, "pause", who="disk")
+            request(db, run.id, "pause", who=DISK)
             _log.warning("Run %d: %s", run.id, why)
     return why
+
+
+def with_disk_words(db: Database, run: Run, end: End) -> End:
+    """The end of a run that was asked to pause for want of space, with the sentence why; any other as it is."""
+    if end.status != "paused":
+        return end
+    try:
+        asked = [event for event in run_events(db, run.id) if event.from_status == event.to_status]
+        why = queue_state(db)["why"]
+    except StorageError:
+        return end
+    return replace(end, reason=why) if why and asked and asked[-1].who == DISK else end
 
 
 def _newest_size(db: Database, run: Run) -> int:

@@ -28,10 +28,12 @@ from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_fr
 from bgpo.jobs.control import default_name, device_kind
 from bgpo.jobs.devices import nvidia_gpus, offer
 from bgpo.jobs.ends import End, failed, one_line
+from bgpo.jobs.housekeeping import Housekeeping
 from bgpo.jobs.lineage import origin
 from bgpo.jobs.mirror import mirror_of
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Reporter
+from bgpo.jobs.retention import with_disk_words
 from bgpo.jobs.retrying import conclude
 from bgpo.jobs.settling import settle
 from bgpo.training.health import Health
@@ -235,6 +237,7 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
     logging.getLogger("bgpo").setLevel(logging.INFO)
     reporter = Reporter(db, run, narrator)
     signals.attach(reporter.stop, lambda: _conclude(db, run, reporter, narrator, ABORTED, as_json))
+    reporter.finally_do(Housekeeping(db, run, narrator.say).close)
     narrator.say(f"Run {run.id}, {run.name}" + (f", goes on from step {run.step}" if run.step else ""))
     config = None
     try:
@@ -244,7 +247,7 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
     except BaseException as error:  # SystemExit ends a run as well
         end = failed(error, reporter.step, config)
         narrator.file_only("".join(traceback.format_exception(error)))
-    _conclude(db, run, reporter, narrator, end, as_json)
+    _conclude(db, run, reporter, narrator, with_disk_words(db, run, end), as_json)
     return _CODES[end.status]
 
 

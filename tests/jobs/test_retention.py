@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from bgpo.config import TrainConfig
-from bgpo.jobs import retention
-from bgpo.jobs.retention import disk_use, free_all, free_checkpoints, watch_disk
+from bgpo.jobs import housekeeping, retention
+from bgpo.jobs.ends import End
+from bgpo.jobs.housekeeping import Housekeeping
+from bgpo.jobs.retention import disk_use, free_all, free_checkpoints, watch_disk, with_disk_words
 from storage.checkpoints import add_checkpoint, checkpoints_of, forget_checkpoint, pin_checkpoint
-from storage.runs import get_run, run_events, transition
-from storage.settings import get_setting, queue_paused
+from storage.runs import get_run, request, run_events, transition
+from storage.settings import pause_queue, queue_paused, queue_state
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -117,10 +121,51 @@ def test_a_nearly_full_disk_pauses_runs_and_the_queue(db, saved, runs_folder, mo
     assert bool(why) == paused == queue_paused(db)
     assert get_run(db, run.id).requested == ("pause" if paused else None)
     if paused:
-        assert "free some space, then resume" in why and get_setting(db, retention.DISK_NOTE) == why
+        assert "Free some space, then resume" in why and queue_state(db)["why"] == why
         assert run_events(db, run.id)[-1].who == "disk"
         watch_disk(db, runs_folder)
         assert len([event for event in run_events(db, run.id) if event.who == "disk"]) == 1
+
+
+def test_a_run_that_the_disk_had_paused_says_so(db, saved, runs_folder, monkeypatch):
+    run, other = saved(1), saved(1)
+    end = End("paused", "Paused at step 3 of 60.")
+    request(db, other.id, "pause", who="user")
+    monkeypatch.setattr(retention.shutil, "disk_usage", lambda path: Usage(1e12, 1e12, 0))
+    why = watch_disk(db, runs_folder)
+    assert with_disk_words(db, run, end).reason == why
+    assert with_disk_words(db, run, End("finished")) == End("finished")
+    assert with_disk_words(db, other, end) == end  # a person had asked for that one
+    pause_queue(db, False)
+    assert queue_state(db) == {"paused": False, "why": "", "slots": 1}
+    pause_queue(db, True)
+    assert queue_state(db)["why"] == ""
+
+
+def test_a_worker_keeps_house_for_its_own_run_alone(db, saved, monkeypatch):
+    run, other = saved(), saved()
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(retention.shutil, "disk_usage", lambda path: Usage(1e12, 1e12, 0))
+    said = []
+    house = Housekeeping(db, run, said.append)
+    wait_until(lambda: get_run(db, run.id).requested == "pause", "the disk to be looked at")
+    house.close()
+    assert steps(db, run) == [0, 20, 35, 40, 45] and len(steps(db, other)) == 10
+    assert get_run(db, other.id).requested is None
+    assert said == ["Freed 5 checkpoints; the first, the best, the last and those that are pinned are kept."]
+
+
+def test_a_house_that_cannot_be_kept_is_said_once(db, saved, monkeypatch):
+    def broken(*_):
+        raise OSError("no such disk")
+
+    run, said, looks = saved(1), [], itertools.count()
+    monkeypatch.setattr(housekeeping, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(housekeeping, "watch_disk", lambda *_: (next(looks), broken()))
+    house = Housekeeping(db, run, said.append)
+    wait_until(lambda: next(looks) > 3, "some looks")
+    house.close()
+    assert said == ["Checkpoints and disk could not be looked after (no such disk); it is tried again."]
 
 
 def test_room_for_the_last_checkpoints_is_part_of_the_threshold(db, saved, runs_folder, monkeypatch):

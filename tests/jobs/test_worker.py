@@ -26,6 +26,7 @@ import pytest
 from bgpo.config import KNOBS
 from bgpo.jobs import control, logs, runner, settling
 from bgpo.jobs.command import command_line
+from bgpo.jobs.retention import to_free
 from bgpo.jobs.scheduler import Scheduler
 from bgpo.jobs.worker import JOBS, main
 from storage.checkpoints import checkpoints_of
@@ -181,8 +182,8 @@ def quick_flags(**values: object) -> list[str]:
 def test_the_command_alone_trains_stops_on_ctrl_c_and_goes_on(data):
     url = sqlite_url(data / "here" / "runs.db")
     process = subprocess.Popen(
-        command(*quick_flags(train_steps=50), "--database", url, "--json"), cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command(*quick_flags(train_steps=50, keep_last_checkpoints=1), "--database", url, "--json"), cwd=ROOT,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     wait_until(lambda: (data / "here" / "runs" / "1" / "log.txt").exists(), "the log")
     db = open_database(url)
@@ -208,6 +209,10 @@ def test_the_command_alone_trains_stops_on_ctrl_c_and_goes_on(data):
     assert list(rewards) == [0, 20, 40, 50]
     assert (summary["first"], summary["last"]) == (rewards[0], rewards[50])
     assert "Training:" in bars and "50/50" in bars and "reward" in bars
+    kept = checkpoints_of(db, 1)  # no app was there to free the others
+    assert to_free(kept, 1) == [] and {0, 50} <= {item.step for item in kept} and len(kept) <= 3
+    folders = [path.name for path in Path(run.folder, "checkpoints").iterdir()]
+    assert sorted(folders) == [Path(item.folder).name for item in kept]
     db.close()
 
 

@@ -29,7 +29,8 @@ def test_a_run_is_moved(client, services, queued):
 
 def test_the_queue_is_paused_for_everybody(client, services):
     assert client.post("/api/queue/pause", json={"paused": True}).json() == {"paused": True}
-    assert queue_paused(services.db) and client.get("/api/live").json()["queue"] == {"paused": True, "slots": 1}
+    queue = client.get("/api/live").json()["queue"]
+    assert queue_paused(services.db) and queue == {"paused": True, "why": "", "slots": 1}
     assert client.post("/api/queue/pause", json={"paused": "no"}).status_code == 422
     client.post("/api/queue/pause", json={"paused": False})
     assert not queue_paused(services.db)

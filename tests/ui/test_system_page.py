@@ -11,7 +11,7 @@ import pytest
 
 from bgpo.jobs.devices import Gpu
 from storage.queue import lease_if_free
-from storage.settings import cpu_slots
+from storage.settings import cpu_slots, pause_queue
 from tests.waiting import PATIENCE
 from ui import system_page
 
@@ -26,6 +26,14 @@ def test_facts_name_the_data_the_machine_and_the_versions(services, new_run):
     assert rows[f"Run {run.id}"].startswith("night run: ") and "step 0 of 60" in rows[f"Run {run.id}"]
     assert rows["gradio"].startswith("6.") and rows["SQLite"][0] == "3"
     assert json.loads(json.dumps(facts)) is not None  # what goes to the page is plain data
+
+
+def test_a_queue_that_a_full_disk_has_paused_says_so(services):
+    assert system_page.queue_rows(services.db, []) == []
+    pause_queue(services.db, True, "The disk is nearly full.")
+    assert system_page.queue_rows(services.db, []) == [("Queue", "0 waiting, paused. The disk is nearly full.")]
+    pause_queue(services.db, True)
+    assert system_page.queue_rows(services.db, []) == [("Queue", "0 waiting, paused.")]
 
 
 def test_a_password_in_the_url_is_not_shown(services):

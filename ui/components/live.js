@@ -23,7 +23,7 @@ class Live extends EventTarget {
     this.colours = new Map();
     this.defaults = {}; // of every knob; a run names those that are not
     this.token = "";
-    this.queue = { paused: false, slots: 1 };
+    this.queue = { paused: false, why: "", slots: 1 };
     this.loaded = false;
     this.connected = true;
     this.clock = 0; // server time minus ours, in seconds

@@ -38,7 +38,7 @@ class QueueCard {
     setText(this.title, queued.length === 1 ? "Queue, 1 run" : `Queue, ${queued.length} runs`);
     setText(this.pause, live.queue.paused ? "Go on" : "Pause queue");
     this.pause.classList.toggle("primary", live.queue.paused);
-    setText(this.note, live.queue.paused ? "Paused: nothing is started until it goes on. Runs that work are not touched." : "");
+    setText(this.note, live.queue.paused ? live.queue.why || "Paused: nothing is started until it goes on. Runs that work are not touched." : "");
     const order = queued.map((run) => run.id).join();
     for (const run of queued) this.row(run).draw(run, queued.length);
     if (order !== this.order && !this.dragged) {

@@ -161,7 +161,10 @@ function sentence(run) {
   const after = evaluates ? `after ${duration(run.seconds)}` : `after ${run.step} of ${run.steps} steps and ${duration(run.seconds)}`;
   if (evaluates && run.status === "finished") return `Finished${ended}: measured in ${duration(run.seconds)}. The scores are under Evaluations.`;
   if (run.status === "finished") return `Finished${ended}: ${run.steps} steps in ${duration(run.seconds)}.${reward}`;
-  if (run.status === "paused") return run.step ? `Paused${ended} ${after}; Resume goes on from there.${reward}` : `Paused${ended}, before its first step.`;
+  if (run.status === "paused") {
+    const why = run.reason.startsWith("The disk") ? ` ${run.reason}` : "";
+    return run.step ? `Paused${ended} ${after}; Resume goes on from there.${why}${reward}` : `Paused${ended}, before its first step.${why}`;
+  }
   if (run.status === "stopped") return `Stopped${ended} ${after}.${reward}`;
   return `Failed${ended} ${after}.${reward}`;
 }
