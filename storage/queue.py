@@ -18,6 +18,7 @@ from storage.runs import DEVICE_KINDS, ENDED, HIGH, LOW, Run, RunNotFound, get_r
 from storage.settings import QUEUE_PAUSED
 from storage.tables import lease, run, setting
 
+_CLAIMS = 0x636C6169  # of PostgreSQL's locks that any program may use; any constant, the same in every process
 RESERVED_AFTER = 600.0  # seconds after which no smaller run may pass one that waits for several devices
 
 
@@ -68,6 +69,7 @@ class _Taken(Exception):
 
 
 def _claim(connection: Connection, offer: Offer, who: str, now: float) -> Run | None:
+    _take_turns(connection)
     free = _free(connection, offer)
     table = run.alias("candidate")
     first = (
@@ -75,8 +77,6 @@ def _claim(connection: Connection, offer: Offer, who: str, now: float) -> Run | 
         .where(_may_start(table, now), _fits(table, free, offer), ~_is_reserved(table, free, offer, now))
         .order_by(*queue_order(table))
         .limit(1)
-        # PostgreSQL: a second caller takes the next one instead of waiting. SQLite has one writer anyway.
-        .with_for_update(skip_locked=True)
     )
     paused = exists().where(setting.c.name == QUEUE_PAUSED, setting.c.value == "yes")
     claim = (
@@ -93,6 +93,16 @@ def _claim(connection: Connection, offer: Offer, who: str, now: float) -> Run | 
     _take(connection, free[offer.pool(row.device_kind)][: row.devices], row.id, row.epoch, now)
     record(connection, row.id, who, "queued", "launching", "")
     return get_run_in(connection, row.id)
+
+
+def _take_turns(connection: Connection) -> None:
+    """Waits until no other process is claiming. SQLite has one writer anyway.
+
+    Without it a second dispatcher would pass over the head of the queue while the first one is at it, and take the last
+    device for a run further behind; the first one's claim would then be undone.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_CLAIMS)))
 
 
 def _free(connection: Connection, offer: Offer) -> dict[str, list[str]]:

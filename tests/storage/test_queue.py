@@ -1,9 +1,11 @@
 """The queue: order by priority and by hand, plans, dependencies, a paused queue, and devices that never clash."""
 
+import threading
 import time
 
 import pytest
 
+from storage import queue
 from storage.queue import (
     RESERVED_AFTER,
     Offer,
@@ -17,6 +19,7 @@ from storage.queue import (
 )
 from storage.runs import HIGH, LOW, RunNotFound, delete_run, get_run, transition
 from storage.settings import cpu_slots, pause_queue, queue_paused, set_cpu_slots
+from tests.waiting import PATIENCE
 
 SLOTS = Offer(tuple(f"cpu@here:{number}" for number in range(99)))
 GPUS = Offer(("cpu@here:0",), tuple(f"GPU-{number}" for number in range(8)), has_gpu=True)
@@ -35,6 +38,29 @@ def test_priority_goes_first_and_then_the_order_by_hand(db, new_run):
     assert queued_runs(db) == [high, second, first, low]
     assert [claimed(db) for _ in range(5)] == [high, second, first, low, None]
     assert not move(db, second, 1)
+
+
+def test_nobody_passes_over_the_head_of_the_queue_while_another_claims_it(db, new_run, monkeypatch):
+    head = new_run().id
+    new_run()
+    begun, go_on, take, found = threading.Event(), threading.Event(), queue._take, {}
+
+    def undone(*_):
+        monkeypatch.setattr(queue, "_take", take)
+        begun.set()
+        go_on.wait(PATIENCE)
+        raise queue._Taken
+
+    monkeypatch.setattr(queue, "_take", undone)
+    one, two = (threading.Thread(target=lambda name=name: found.update({name: claimed(db)})) for name in ("one", "two"))
+    one.start()
+    assert begun.wait(PATIENCE)
+    two.start()
+    two.join(0.3)  # time enough to pass by, were it possible
+    go_on.set()
+    one.join()
+    two.join()
+    assert found == {"one": None, "two": head}
 
 
 @pytest.mark.parametrize("place", [1, 2, 3, 4, 99, -5])
