@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import ipaddress
 import os
+import shlex
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -22,6 +23,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 APP_NAME = "bgpo-studio"
 PASSWORD_VARIABLE = "BGPO_PASSWORD"
 DATABASE_VARIABLE = "BGPO_DATABASE"
+CHECK_SECONDS = 3.0  # for a look at the database file before the start
 
 
 class StartError(Exception):
@@ -102,8 +104,10 @@ def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = 
         raise StartError(f"The data folder {data_dir} cannot be written ({error.strerror}); "
                          "choose another with --data-dir.") from None
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "uploads")  # nothing that a browser sends is kept elsewhere
+    url = database_url or sqlite_url(data_dir / "bgpo.db")
+    check_data(url, runs_folder, own=not database_url)
     try:
-        db = open_database(database_url or sqlite_url(data_dir / "bgpo.db"))
+        db = open_database(url)
         if cpu_slots is not None:
             set_cpu_slots(db, cpu_slots)
     except (StorageError, ValueError) as error:
@@ -128,6 +132,29 @@ def seeming_absent(package: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[package]
+
+
+def check_data(url: str, runs_folder: Path, own: bool) -> None:
+    """Raises StartError, before anything is written, for a damaged database file, or for one that is gone.
+
+    Args:
+        own: whether it is the database of the data folder, so that the runs there are in it.
+    """
+    from bgpo.jobs.repair import run_folders
+    from storage.database import Database, StorageError
+    from storage.salvage import is_sound
+
+    try:
+        path = Database(url).path
+    except StorageError:
+        return  # opening it says what is wrong with the address
+    repair = f"python -m bgpo.jobs repair --database {shlex.quote(url)}"
+    if path is not None and path.is_file() and path.stat().st_size and not is_sound(path, CHECK_SECONDS):
+        raise StartError(f"{path} is damaged. Nothing was changed; `{repair}` keeps the file as it is and brings back "
+                         "what can be read, or give another with --database.")
+    if own and path is not None and not path.exists() and (begun := run_folders(runs_folder)):
+        raise StartError(f"{path} is missing, but there are folders of {len(begun)} runs in {runs_folder}. Put the "
+                         f"file back, or let `{repair}` register them again; to begin anew, move {runs_folder} away.")
 
 
 def build(services, hosts: frozenset[str] | None, password: str | None):

@@ -35,11 +35,17 @@ except ImportError:
     import sqlite3 as sqlite_module
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
+_DAMAGE = ("not a database", "malformed")  # SQLite's words for a file that is no whole database
+_REPAIR = "`python -m bgpo.jobs repair` keeps the file and brings back what can be read."
 _NOT_THERE = ("42P01", "42703")  # PostgreSQL's words for a table or a column that there is not
 
 
 class StorageError(Exception):
     """Something about the database that a person can put right; the message is a sentence for them."""
+
+
+class Damaged(StorageError):
+    """The file is no database, or not a whole one: `python -m bgpo.jobs repair` saves what can be read."""
 
 
 class OutOfRange(StorageError, ValueError):
@@ -262,7 +268,9 @@ def sentences(name: str) -> Iterator[None]:
     except (OverflowError, DataError) as error:
         raise OutOfRange from error
     except DatabaseError as error:
-        raise StorageError(_sentence(name, str(error.orig))) from error
+        message = str(error.orig)
+        kind = Damaged if any(symptom in message for symptom in _DAMAGE) else StorageError
+        raise kind(_sentence(name, message)) from error
 
 
 def _older(name: str, message: str) -> str:
@@ -274,8 +282,9 @@ def _older(name: str, message: str) -> str:
 
 def _sentence(name: str, message: str) -> str:
     known = {
-        "not a database": f"{name} is not a SQLite database; move that file away or give another with --database.",
-        "malformed": f"{name} is damaged ({message}); put back a copy or give another file with --database.",
+        "not a database": f"{name} is not a SQLite database; move that file away or give another with --database."
+        f" If runs were kept in it, {_REPAIR}",
+        "malformed": f"{name} is damaged ({message}); put back a copy or give another file with --database. {_REPAIR}",
         "readonly": f"{name} cannot be written; make the file and its folder writable or give another file with"
         " --database.",
         "unable to open": f"{name} cannot be opened; check that its folder exists and that you may write to it.",

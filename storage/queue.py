@@ -1,7 +1,8 @@
 """The queue: which run is next, where it stands, and the devices that it takes with it.
 
 A run leaves the queue by one guarded UPDATE. Its WHERE holds everything that may keep the run there: the pause of the
-queue, its planned time, the run that it waits for, room on the machine. Its leases are rows of the same transaction;
+queue, its planned time, the run that it waits for, a process of its own that still ends (its lease is not back yet),
+room on the machine. Its leases are rows of the same transaction;
 their primary key is the device, so two dispatchers can neither start a run twice nor put two runs on one device.
 """
 
@@ -88,8 +89,6 @@ def _claim(connection: Connection, offer: Offer, who: str, now: float) -> Run | 
     row = connection.execute(claim).one_or_none()
     if row is None:
         return None
-    # what it held before: whoever queued it again made sure that nothing of it was alive
-    connection.execute(delete(lease).where(lease.c.run_id == row.id))
     _take(connection, free[offer.pool(row.device_kind)][: row.devices], row.id, row.epoch, now)
     record(connection, row.id, who, "queued", "launching", "")
     return get_run_in(connection, row.id)
@@ -122,6 +121,7 @@ def _may_start(table, now: float) -> ColumnElement[bool]:
         table.c.status == "queued",
         or_(table.c.start_at.is_(None), table.c.start_at <= now),
         or_(table.c.after_id.is_(None), ended),
+        ~exists().where(lease.c.run_id == table.c.id),
     )
 
 

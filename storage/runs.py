@@ -23,7 +23,14 @@ from storage.tables import run, run_event
 STATUSES = ("queued", "launching", "running", "paused", "finished", "stopped", "failed")
 LIVE = ("launching", "running")  # a process holds, or is about to hold, the run
 ENDED = ("finished", "stopped", "failed")  # a paused run has not ended, but no process holds it
-REQUESTS = ("pause", "stop", "kill", "hung")  # hung: killed because it makes no progress
+# hung: killed because it makes no progress; overdue: because it did not do by itself what was asked
+_WORDS = {
+    "pause": "asked to pause", "stop": "asked to stop", "kill": "asked to kill",
+    "hung": "killed, because it makes no progress", "stop_overdue": "killed, because it did not stop when asked",
+    "pause_overdue": "killed, because it did not pause when asked",
+}
+REQUESTS = tuple(_WORDS)
+BY_FORCE = ("kill", "hung", "stop_overdue", "pause_overdue")
 FAILURE_KINDS = (
     "config_invalid", "oom_gpu", "oom_host", "nan", "disk_full", "data_error", "exception", "killed", "hung", "lost",
     "launch_timeout",
@@ -203,7 +210,7 @@ def transition(
 
 
 def request(db: Database, id: int, what: str, who: str = "") -> bool:
-    """Asks the run to 'pause' or 'stop', or its processes to be killed ('kill', 'hung'); False if it has none.
+    """Asks the run to 'pause' or 'stop', or its processes to be killed (`BY_FORCE`); False if it has none.
 
     The last word counts, but a kill is not taken back. Raises RunNotFound.
     """
@@ -213,11 +220,16 @@ def request(db: Database, id: int, what: str, who: str = "") -> bool:
         seen = get_run_in(connection, id)
         if seen.status in (*ENDED, "paused"):
             return False
-        if seen.requested not in (what, "kill", "hung"):
+        if seen.requested not in (what, *BY_FORCE):
             connection.execute(update(run).where(run.c.id == id).values(requested=what))
-            asked = "killed, because it makes no progress" if what == "hung" else f"asked to {what}"
-            record(connection, id, who, seen.status, seen.status, asked)
+            record(connection, id, who, seen.status, seen.status, _WORDS[what])
         return True
+
+
+def note(db: Database, seen: Run, why: str, who: str = "") -> None:
+    """An event of a run that changes nothing."""
+    with db.write() as connection:
+        record(connection, seen.id, who, seen.status, seen.status, why)
 
 
 def settle_origin(db: Database, id: int, config_json: str, parent_id: int | None, parent_step: int | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -151,8 +150,6 @@ def start(services: Services, body: dict[str, Any]) -> dict[str, Any]:
     return {"id": run.id}
 
 
-GOING = ("queued", "launching", "running")
-LAST_WORDS_S = 5  # how long Delete waits for a process that has just stopped
 ACTIONS = {
     "stop": control.stop, "pause": control.pause, "kill": control.kill, "resume": control.resume,
     "smaller": control.resume_smaller, "delete": control.delete,
@@ -163,14 +160,5 @@ def act(services: Services, run_id: int, action: str) -> dict[str, Any]:
     """Carries out a button of the run page; raises RefusedRequest, RunNotFound or ControlError."""
     if action not in ACTIONS:
         raise RefusedRequest(f"There is no action of that name; there are {', '.join(ACTIONS)}.", 404)
-    deadline = time.monotonic() + LAST_WORDS_S
-    while True:
-        try:
-            ACTIONS[action](services.db, run_id)
-            return {"id": run_id}
-        except control.ControlError:
-            # a process says that it has stopped a moment before it is gone
-            waits = action == "delete" and get_run(services.db, run_id).status not in GOING
-            if not waits or time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    ACTIONS[action](services.db, run_id)
+    return {"id": run_id}

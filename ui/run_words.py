@@ -33,7 +33,7 @@ def status_word(run: Run) -> str:
     """What the chip says: the phase of a running run, else its status; a requested stop shows at once."""
     if run.status == "running":
         if run.requested:
-            return "Pausing" if run.requested == "pause" else "Stopping"
+            return "Pausing" if run.requested in ("pause", "pause_overdue") else "Stopping"
         return "Stalled" if run.stalled_at else PHASE_WORDS.get(run.phase or "starting", "Running")
     return STATUS_WORDS.get(run.status, run.status)
 

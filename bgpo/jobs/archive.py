@@ -89,6 +89,7 @@ def import_run(db: Database, archive: Path, runs_folder: Path, who: str = "user"
             )
             try:
                 complete_import(db, run.id, "failed", {"reason": _HALF})  # until it is not
+                Path(run.folder, "config.json").write_text(config.to_json())
                 _read_files(opened, Path(run.folder))
                 counts = _read_tables(opened, db, run)
                 if counts != manifest["rows"]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.config import ConfigError, TrainConfig
-from bgpo.jobs import archive, control, logs, queueing, sweeps
+from bgpo.jobs import archive, control, logs, queueing, repair, sweeps
 from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
 from bgpo.jobs.control import ControlError
 from bgpo.jobs.ends import one_line
@@ -42,6 +42,8 @@ class Refused(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carries out one command and returns its exit code."""
     given = _parser().parse_args(arguments)
+    if given.act is _repair:
+        return _repair(given)
     try:
         db = open_database(given.database or sqlite_url(_data_dir(given) / "bgpo.db"))
     except StorageError as error:
@@ -195,6 +197,22 @@ def _import(db: Database, given: argparse.Namespace) -> int:
     return DONE
 
 
+def _repair(given: argparse.Namespace) -> int:
+    """Without the database: it may be one that cannot be opened."""
+    try:
+        path = Database(given.database or sqlite_url(_data_dir(given) / "bgpo.db")).path
+        if path is None:
+            raise Refused("Only SQLite files are repaired here; PostgreSQL has means of its own.")
+        runs_folder = (given.data_dir.expanduser().absolute() if given.data_dir else path.parent) / "runs"
+        report = repair.repair(path, runs_folder, lambda text: print(text, file=sys.stderr))
+    except (Refused, StorageError) as error:
+        return _refuse(error, REFUSED)
+    except repair.RepairError as error:
+        return _refuse(error, NOT_NOW)
+    print(repair.as_json(report, path) if given.json else repair.words(report, path))
+    return DONE
+
+
 # ---- words
 
 
@@ -213,7 +231,7 @@ def _status(run: Run, now: float) -> str:
         return f"queued, {time_words(run.start_at, now)}"
     if run.status == "queued":
         return f"queued, no. {run.queue_position}"
-    return f"{run.status}, asked to {run.requested}" if run.requested in ("stop", "pause") else run.status
+    return f"{run.status}, asked to {run.requested.removesuffix('_overdue')}" if run.requested else run.status
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -308,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("run", type=int, metavar="RUN")
     out.add_argument("file", type=Path, nargs="?", metavar="FILE", help="(default: run-RUN.zip here)")
     out.add_argument("--checkpoints", choices=archive.CHOICES, default="best_and_last")
+    command("repair", "Make a damaged or missing database whole again from what can be read.", _repair)
     come = command("import", "Make a run of a file that export wrote.", _import)
     come.add_argument("file", type=Path, metavar="FILE")
     return parser

@@ -20,7 +20,7 @@ from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, requ
 RESUMABLE = ("paused", "stopped", "failed")
 NAME_LIMIT = 80  # characters
 _WHO = "user"
-_LAST_WORDS_S = 3.0
+_LAST_WORDS_S = 20.0  # how long a delete waits for a process that says its last words
 
 
 class ControlError(Exception):
@@ -94,7 +94,10 @@ def kill(db: Database, id: int) -> Run:
 
 
 def resume(db: Database, id: int) -> Run:
-    """Queues a paused, stopped or failed run again; its worker goes on from the newest checkpoint."""
+    """Queues a paused, stopped or failed run again; its worker goes on from the newest checkpoint.
+
+    A process of it that still ends is no obstacle: the run waits in the queue until its device is given back.
+    """
     return _again(db, id)
 
 
@@ -123,8 +126,6 @@ def _again(db: Database, id: int, **columns: object) -> Run:
         ended = run.status == "finished"
         why = "there is nothing left to do" if ended else "only a paused, stopped or failed run can go on"
         raise ControlError(f"Run {id} is {run.status}; {why}.")
-    if _held(Path(run.folder)):
-        raise ControlError(f"A process of run {id} is still ending; try again in a few seconds.")
     if not transition(db, id, RESUMABLE, "queued", who=_WHO, retries=0, retry_step=None, **columns):
         raise ControlError(f"Run {id} has just changed to {_get(db, id).status}; look again.")
     return _get(db, id)

@@ -94,11 +94,11 @@ def _without_proc(*command: str) -> str | None:
     return done.stdout.strip() or None
 
 
-def acquire_lock(folder: Path) -> IO[str] | None:
-    """The run's lock, held for as long as the returned file stays open; None if somebody else holds it."""
+def acquire_lock(folder: Path, patience: float = _LOCK_PATIENCE) -> IO[str] | None:
+    """The run's lock, held for as long as the returned file stays open; None if another holds it for `patience` s."""
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / LOCK, "a+")  # noqa: SIM115 - open is held, closed is given back
-    deadline = time.monotonic() + _LOCK_PATIENCE
+    deadline = time.monotonic() + patience
     while not _try_lock(file, exclusive=True):
         if time.monotonic() > deadline:
             file.close()

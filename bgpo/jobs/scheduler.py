@@ -19,15 +19,16 @@ from pathlib import Path
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from bgpo.config import ConfigError, TrainConfig
-from bgpo.jobs import logs, stalls
+from bgpo.jobs import logs, runner, stalls
 from bgpo.jobs.devices import Inventory, nvidia_gpus, offer
 from bgpo.jobs.launcher import LaunchError, launch
 from bgpo.jobs.leasing import devices_of, release_unused
 from bgpo.jobs.lineage import origin
 from bgpo.jobs.settling import kill_tree, live_runs, settle
+from bgpo.jobs.stopping import GRACE, Escalation
 from storage.database import Database, StorageError
 from storage.queue import claim_next, queued_runs
-from storage.runs import Run, settle_origin, transition
+from storage.runs import BY_FORCE, Run, settle_origin, transition
 from storage.settings import cpu_slots, note_app, queue_paused
 
 DISPATCH_EVERY = 1  # seconds
@@ -51,8 +52,11 @@ class Chore:
 class Scheduler:
     """APScheduler jobs on one database. As many runs compute at once as there are devices for."""
 
-    def __init__(self, db: Database, gpus: Inventory = nvidia_gpus, chores: Sequence[Chore] = ()):
+    def __init__(
+        self, db: Database, gpus: Inventory = nvidia_gpus, chores: Sequence[Chore] = (), grace: float = GRACE
+    ):
         self._db, self._gpus = db, gpus
+        self._escalation = Escalation(grace)
         own = [
             Chore("dispatch", DISPATCH_EVERY, self._dispatch_tick), Chore("reap", REAP_EVERY, self.reap),
             Chore("logs", LOGS_EVERY, self.cut_logs), Chore("presence", PRESENT_EVERY, self.be_present),
@@ -120,9 +124,11 @@ class Scheduler:
 
     def dispatch(self) -> None:
         """One tick: carries out kills, takes devices back, then starts queued runs while there are devices for them."""
-        for run in live_runs(self._db):
-            if run.requested in ("kill", "hung"):
+        live = live_runs(self._db)
+        for run in live:
+            if run.requested in BY_FORCE:
                 kill_tree(run)
+        self._escalation.look(self._db, live)
         release_unused(self._db)
         if queue_paused(self._db) or not queued_runs(self._db):
             return
@@ -131,6 +137,10 @@ class Scheduler:
             self._launch(run)
 
     def _launch(self, run: Run) -> None:
+        if runner.lock_state(Path(run.folder)) == "held":
+            # a process in a terminal still ends; the lease that the run has now keeps it waiting for that
+            transition(self._db, run.id, ("launching",), "queued", who="scheduler", position=0.0)
+            return
         try:
             _settle_origin(self._db, run)
             self._runners.append(launch(self._db, run, devices_of(self._db, run.id)))

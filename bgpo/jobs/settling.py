@@ -129,6 +129,9 @@ def end_of(run: Run) -> End:
     if run.requested == "hung":
         return End("failed", "It made no progress any more and was ended.", "hung")
     left = runner.read_json(folder / runner.EXIT)
+    if run.requested and (run.requested.endswith("_overdue") or (left or {}).get("returncode") == -signal.SIGTERM):
+        status, asked = ("paused", "Pause") if run.requested.startswith("pause") else ("stopped", "Stop")
+        return End(status, f"It did not answer to {asked} and was ended without a last checkpoint.")
     if left is not None:
         return _cause(left, folder)
     if run.status == "launching":

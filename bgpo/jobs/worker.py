@@ -40,11 +40,12 @@ from bgpo.training.health import Health
 from storage.database import Database, StorageError, open_database
 from storage.metrics import points_after
 from storage.queue import lease_if_free
-from storage.runs import Run, create_run, get_run, transition
+from storage.runs import LIVE, Run, create_run, get_run, transition
 from storage.settings import cpu_slots
 
 FINISHED, FAILED, REFUSED, STOPPED = 0, 1, 2, 75  # exit codes
 HEADLINE = "reward/heldout_greedy"
+_LAST_WORDS = 30.0  # seconds for the process of an earlier start, whose run has ended, to end as well
 _CODES = {"finished": FINISHED, "stopped": STOPPED, "paused": STOPPED, "failed": FAILED}
 # What a process can do, by the knob `job`: a function (config, folder, listener, warm_start_cache) -> Outcome, named
 # and not imported here, because most load torch. A new one needs its name in JOBS of bgpo/config.py, too.
@@ -194,7 +195,11 @@ def data_folder(given: Path | None, db: Database) -> Path:
 
 
 def _lock(run: Run) -> IO[str]:
-    lock = runner.acquire_lock(Path(run.folder))
+    folder = Path(run.folder)
+    ending = run.status not in LIVE and runner.lock_state(folder) == "held"
+    if ending:
+        print(f"Waits for the last process of run {run.id} to end.", file=sys.stderr, flush=True)
+    lock = runner.acquire_lock(folder, _LAST_WORDS) if ending else runner.acquire_lock(folder)
     if lock is None:
         raise Refused(f"Another process already works on run {run.id}.")
     return lock
@@ -271,7 +276,7 @@ def _do(config: TrainConfig, run: Run, reporter: Reporter) -> End:
 
 def _stopped(reporter: Reporter, where: str) -> End:
     """Stopped, or paused if that is what somebody asked for."""
-    status = "paused" if reporter.requested == "pause" else "stopped"
+    status = "paused" if reporter.requested in ("pause", "pause_overdue") else "stopped"
     return End(status, f"{status.capitalize()} {where}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import psutil
 import pytest
 
 from bgpo.config import TrainConfig
-from bgpo.jobs import control
+from bgpo.jobs import control, launcher
 from bgpo.jobs.scheduler import Scheduler
 from bgpo.jobs.settling import live_runs
 from storage.database import Database, open_database, sqlite_url
 from storage.runs import Run, create_run, get_run
 from tests.waiting import PATIENCE, wait_until
+
+from .tiny_worker import FAULT
 
 ROOT = Path(__file__).resolve().parents[2]
 BAD_CONFIG = '{"mc_samples": 0}'  # a worker that reads it ends before it loads torch
@@ -106,6 +109,16 @@ def submit(db: Database, runs_folder: Path) -> Callable[..., Run]:
         return control.submit(db, QUICK.with_values(**values), runs_folder)
 
     return submit
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """From here on `tiny_worker` works on runs; the statements given are what happens to the one with seed 0."""
+    monkeypatch.setattr(
+        launcher, "worker_command",
+        lambda db, run_id: [sys.executable, "-m", "tests.jobs.tiny_worker", str(run_id), "--database", db.url],
+    )
+    return lambda fault: monkeypatch.setenv(FAULT, fault)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ ALLOWED = {
     ("", "queued"), ("queued", "launching"), ("queued", "stopped"), ("queued", "paused"), ("launching", "running"),
     ("launching", "failed"), ("launching", "stopped"), ("running", "finished"), ("running", "stopped"),
     ("running", "paused"), ("running", "failed"), ("paused", "queued"), ("paused", "stopped"), ("stopped", "queued"),
-    ("failed", "queued"),
+    ("failed", "queued"), ("launching", "queued"),
 }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_intents_from_all_sides_never_leave_the_allowed_graph(db, row):
     """Twenty threads press buttons at random, and make the statements of a dispatcher and a worker in between."""
     from bgpo.jobs.ends import End
     from bgpo.jobs.retrying import conclude
-    from storage.queue import Offer, claim_next
+    from storage.queue import Offer, claim_next, release
 
     runs = [row("queued").id for _ in range(4)]
     slots = Offer(("cpu@here:0", "cpu@here:1"))
@@ -167,7 +167,10 @@ def test_intents_from_all_sides_never_leave_the_allowed_graph(db, row):
 
     acts = [
         partial(act, db) for act in (control.stop, control.pause, control.resume, control.kill)
-    ] + [worker_says, lambda id: claim_next(db, slots), lambda id: transition(db, id, ("launching",), "running")]
+    ] + [
+        worker_says, lambda id: claim_next(db, slots), lambda id: transition(db, id, ("launching",), "running"),
+        lambda id: [release(db, lease) for lease in leases(db) if get_run(db, lease.run_id).status not in LIVE],
+    ]
 
     def press() -> None:
         for _ in range(15):

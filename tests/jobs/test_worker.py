@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 from bgpo.config import KNOBS
-from bgpo.jobs import control, logs, runner, settling
+from bgpo.jobs import control, logs, runner, settling, worker
 from bgpo.jobs.command import command_line
 from bgpo.jobs.retention import to_free
 from bgpo.jobs.scheduler import Scheduler
@@ -326,7 +326,8 @@ def test_a_run_whose_process_was_killed_while_no_app_was_there_can_be_started(db
     assert statuses(db, run) == ["running", "failed", "running", "failed"]
 
 
-def test_two_processes_never_work_on_one_run(db, row, capsys):
+def test_two_processes_never_work_on_one_run(db, row, capsys, monkeypatch):
+    monkeypatch.setattr(worker, "_LAST_WORDS", 0.2)
     run = row("stopped")
     with runner.acquire_lock(Path(run.folder)):
         assert main([str(run.id), "--database", db.url]) == 2

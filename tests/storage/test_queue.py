@@ -190,10 +190,21 @@ def test_only_the_lease_that_was_looked_at_is_released(db, new_run):
     old = leases(db)[0]
     transition(db, run.id, ("launching",), "stopped")
     transition(db, run.id, ("stopped",), "queued")
+    assert release(db, old)
     claim_next(db, SLOTS)
     assert [held.epoch for held in leases(db)] == [2]
     assert not release(db, old)
     assert len(leases(db)) == 1 and release(db, leases(db)[0])
+
+
+def test_a_run_waits_until_its_own_last_process_has_given_its_device_back(db, new_run):
+    run, other = new_run(), new_run()
+    claim_next(db, SLOTS)
+    held = leases(db)[0]
+    transition(db, run.id, ("launching",), "stopped")
+    transition(db, run.id, ("stopped",), "queued")
+    assert claimed(db) == other.id and claimed(db) is None
+    assert release(db, held) and claimed(db) == run.id
 
 
 def test_a_run_outside_the_queue_takes_what_is_free(db, new_run):
