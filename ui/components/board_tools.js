@@ -73,7 +73,7 @@ function viewsMenu() {
   const button = menuButton("Views", () => [...list(), null, form()]);
   const list = () => (kept.length ? kept.map(row) : [el("p", { class: "words", text: "A view is everything the address holds: runs, axis, zoom, charts. Keep the one you look at:" })]);
   const row = (one) => el("div", { class: "row" },
-    el("button", { type: "button", role: "menuitem", on: { click: () => { button.closeMenu(); view.open(one.query); } } }, el("span", { class: "what", text: one.name })),
+    el("button", { type: "button", class: "entry", on: { click: () => { button.closeMenu(); view.open(one.query); } } }, el("span", { class: "what", text: one.name })),
     el("button", { type: "button", class: "bgpo-button small", text: "Forget", "aria-label": `Forget the view ${one.name}`, on: { click: async () => { await post(`/api/views/${one.id}/delete`); await load(); button.closeMenu(); } } }));
   const form = () => {
     const name = el("input", { class: "bgpo-input", placeholder: "Name of this view", "aria-label": "Name of this view", maxlength: 80 });

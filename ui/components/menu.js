@@ -1,4 +1,5 @@
-// A button with a small menu: popover, so that a press elsewhere or Esc closes it. Arrow keys walk through it.
+// A button with a small menu: popover, so that a press elsewhere or Esc closes it. Arrow keys walk through it. One that
+// holds fields or other parts besides its entries is a dialog to those who hear the page, and its entries are buttons.
 
 import { el, styles } from "/assets/dom.js";
 
@@ -6,11 +7,14 @@ import { el, styles } from "/assets/dom.js";
 export function menuButton(label, items, options = {}) {
   styles("menu");
   const { symbol = null, ...attributes } = { class: "bgpo-menu-button", ...options };
-  const box = el("div", { class: "bgpo-menu", role: "menu", popover: "auto", "aria-label": label });
+  const box = el("div", { class: "bgpo-menu", popover: "auto", "aria-label": label });
   const button = el("button", { type: "button", "aria-haspopup": "menu", "aria-expanded": "false", "aria-label": symbol ? label : null,
     title: symbol ? label : null, text: symbol || label, ...attributes });
   const open = () => {
-    box.replaceChildren(...items().map((item) => (item instanceof Node ? item : item ? entry(item, box) : el("hr"))));
+    const found = items(), mixed = found.some((item) => item instanceof Node);
+    box.setAttribute("role", mixed ? "dialog" : "menu");
+    button.setAttribute("aria-haspopup", mixed ? "dialog" : "menu");
+    box.replaceChildren(...found.map((item) => (item instanceof Node ? item : item ? entry(item, box, mixed) : el("hr"))));
     (document.querySelector(".gradio-container") || document.body).append(box);
     box.showPopover();
     place(box, button);
@@ -26,9 +30,10 @@ export function menuButton(label, items, options = {}) {
   return button;
 }
 
-function entry(item, box) {
-  const role = item.pressed === undefined ? "menuitem" : "menuitemcheckbox";
-  return el("button", { type: "button", role, class: item.danger ? "danger" : "", "aria-checked": item.pressed === undefined ? null : String(item.pressed), disabled: Boolean(item.disabled),
+function entry(item, box, mixed) {
+  const state = item.pressed === undefined ? null : String(item.pressed);
+  const roles = mixed ? { "aria-pressed": state } : { role: state === null ? "menuitem" : "menuitemcheckbox", "aria-checked": state };
+  return el("button", { type: "button", ...roles, class: `entry ${item.danger ? "danger" : ""}`, disabled: Boolean(item.disabled),
     on: { click: () => { box.hidePopover(); item.run(); } } },
   el("span", { class: "tick", "aria-hidden": "true", text: item.pressed ? "✓" : "" }), el("span", { class: "what", text: item.text }), item.key ? el("kbd", { text: item.key, "aria-hidden": "true" }) : null);
 }
