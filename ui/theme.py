@@ -182,6 +182,7 @@ body, gradio-app { background: var(--bgpo-bg) !important; }
 .gradio-container :focus-visible { outline: 2px solid var(--bgpo-accent) !important; outline-offset: 2px; }
 .gradio-container .block { box-shadow: none; }
 .bgpo-sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+@keyframes bgpo-late { from { opacity: 0; } } /* what is said of waiting is not said of a moment */
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 @media (max-width: 700px) { .gradio-container .main.fillable { padding: 0 12px 32px !important; } }
 

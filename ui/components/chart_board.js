@@ -16,7 +16,9 @@ export const boards = []; // every board of the page, the one that leads first
 
 export async function mount(element, props) {
   styles("chart_board");
+  if (props.leads) element.append(el("p", { class: "waiting", role: "status", text: "Loading the charts\u2026" }));
   await loadPlotly().catch((error) => { element.textContent = error.message; throw error; });
+  element.replaceChildren();
   const board = new Board(element, props);
   boards.push(board);
   if (props.leads) addKeys();

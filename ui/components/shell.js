@@ -48,6 +48,8 @@ whenBuilt(() => {
     if (match) inSight(event.target.closest("button"));
   });
   openPart(new URLSearchParams(location.search).get("part"));
+  const strip = document.querySelector("#bgpo-run-tabs > .tab-wrapper");
+  if (strip) new ResizeObserver(() => inSight(strip.querySelector("[aria-selected=true]"))).observe(strip);
   live.start();
 });
 
@@ -58,6 +60,7 @@ function openPart(name) {
 
 // On a phone the parts are a strip that is wider than the screen; the open one stands in its middle.
 function inSight(button) {
+  if (!button) return;
   const strip = button.closest(".tab-wrapper"), [at, frame] = [button.getBoundingClientRect(), strip.getBoundingClientRect()];
   strip.scrollLeft += at.left + at.width / 2 - frame.left - frame.width / 2;
 }

@@ -39,7 +39,8 @@ function archiveCard() {
     file.value = "";
   } } });
   return el("section", { class: "sf-card" }, el("h3", {}, "Import a run"),
-    el("p", { class: "bgpo-soft", text: "An archive that a run's list of checkpoints offers for download." }), file, said);
+    el("p", { class: "bgpo-soft", text: "An archive that a run's list of checkpoints offers for download." }),
+    el("label", { class: "bgpo-button small sf-file" }, "Choose an archive", file), said);
 }
 
 function section({ title, rows }) {
