@@ -203,26 +203,6 @@ def failed_run(app: App, db: Database, text: str) -> Run:
     return run
 
 
-def test_text_of_models_and_users_is_never_run(app, db, page):
-    run, other = failed_run(app, db, HOSTILE), failed_run(app, db, "another")
-    page.goto(f"{app.url}/?run={run.id},{other.id}")
-    expect(page.get_by_text("Comparing 2 runs")).to_be_visible()
-    expect(page.locator('[data-chart="reward"] .nsewdrag').first).to_be_attached()
-    page.goto(f"{app.url}/?run={run.id}")
-    expect(page.locator(".bgpo-run-header .one h2")).to_have_text(HOSTILE)
-    expect(page.locator(".bgpo-run-header .failure")).to_contain_text("<script>")
-    page.locator(".bgpo-held-out .cell").first.click()
-    expect(page.locator(".bgpo-held-out .ds-chip").first).to_be_visible()
-    page.locator('[data-chart="reward"] .nsewdrag').first.hover()
-    for name in ("config", "log", "checkpoints"):
-        page.locator(f"#run-{name}-button").click()
-        expect(page.locator(f"#run-{name}")).to_be_visible()
-    page.locator("#run-log-button").click()
-    expect(page.locator(".bgpo-log-tail pre")).to_contain_text("<script>")
-    assert page.evaluate("window.hacked") is None
-    expect(page.locator("#bgpo-home img")).to_have_count(0)
-
-
 def test_samples_that_come_after_their_reward_are_shown(app, db, page):
     run = failed_run(app, db, "late")
     page.goto(f"{app.url}/?run={run.id}")
@@ -368,22 +348,11 @@ def test_charts_stand_in_sections_that_fold_and_only_with_data(app, db, page):
     expect(gradient.locator('[data-chart="grad_norm"] .nsewdrag').first).to_be_visible()
 
 
-# something of each area that is there only when the area is
-AREAS = {
-    "runs": ".bgpo-run-header .one h2", "new": "#new-run-start", "chat": "#chat-prompt", "lab": ".bgpo-lab .form",
-    "system": ".sf-card dl",
-}
-
-
-def test_the_address_reproduces_the_view_and_the_page_fits_a_phone(app, db, page):
+def test_the_address_and_the_theme_are_remembered(app, db, page):
     run = failed_run(app, db, "a run")
-    page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"{app.url}/?run={run.id}&x=time")
     expect(page.locator('.bgpo-board-tools [data-axis="time"]')).to_have_attribute("aria-pressed", "true")
-    for area, content in AREAS.items():
-        page.locator(f"#area-{area}-button").click()
-        expect(page.locator(content).first).to_be_visible()
-        wait_until(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390, f"{area} to fit a phone", 10)
+    page.locator("#area-system-button").click()
     page.reload()
     expect(page.locator("#area-system-button")).to_have_attribute("aria-selected", "true")
     dark = page.evaluate("document.body.classList.contains('dark')")

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from bgpo.config import TrainConfig
@@ -87,8 +86,6 @@ def test_the_table_is_sorted_widened_and_filled_from_a_checkpoint(app, db, page)
     page.get_by_role("button", name=re.compile("8 tokens")).click()
     expect(page.locator(".bgpo-evaluations td:nth-of-type(1) b")).to_have_text(["0.7", "0.6", "0.2"])
     expect(page.locator(".bgpo-evaluations td.best b")).to_have_text(["0.7"])
-    found = Axe().run(page, {"include": [[".bgpo-evaluations"]]})
-    assert not found.response["violations"], found.generate_report()
 
     page.get_by_role("tab", name="Checkpoints").click()
     page.get_by_role("button", name="Evaluate step 5").click()

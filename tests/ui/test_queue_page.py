@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -10,34 +11,30 @@ from playwright.sync_api import expect
 from bgpo.config import TrainConfig
 from bgpo.jobs import control
 from storage.checkpoints import add_checkpoint
-from storage.database import open_database, sqlite_url
 from storage.queue import queued_runs
 from storage.runs import get_run, transition
 from storage.settings import pause_queue, queue_paused
 from tests.waiting import wait_until
 
-from .studio import apps
-
 
 @pytest.fixture
-def queue(tmp_path, browser):
-    """A paused queue of four runs behind one that failed; (page, database, ids)."""
-    db = open_database(sqlite_url(tmp_path / "bgpo.db"))
+def queue(app, db, page):
+    """A paused queue of four runs behind one that failed; (page, database, ids of the four, the failed one's)."""
+    folder = app.data_dir / "runs"
     pause_queue(db, True)
-    failed = control.submit(db, TrainConfig(mc_samples=8), tmp_path / "runs", "broken")
-    add_checkpoint(db, failed.id, 5, "evaluation", str(tmp_path / "step-000005"), 0.5)
+    failed = control.submit(db, TrainConfig(mc_samples=8), folder, "broken")
+    add_checkpoint(db, failed.id, 5, "evaluation", str(folder / "step-000005"), 0.5)
     for before, after in (("queued", "launching"), ("launching", "running")):
         transition(db, failed.id, (before,), after)
     transition(db, failed.id, ("running",), "failed", failure_kind="oom_gpu", reason="Out of GPU memory at step 6.")
-    ids = [control.submit(db, TrainConfig(seed=seed), tmp_path / "runs", f"run {seed}").id for seed in range(4)]
-    with apps(tmp_path) as start:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
-        page = context.new_page()
-        page.goto(f"{start().url}/?run={failed.id}")
-        expect(page.locator(".bgpo-queue-card li")).to_have_count(4)
-        yield page, db, ids, failed.id
-        context.close()
-    db.close()
+    ids = [control.submit(db, TrainConfig(seed=seed), folder, f"run {seed}").id for seed in range(4)]
+    page.goto(f"{app.url}/?run={failed.id}")
+    expect(page.locator(".bgpo-queue-card li")).to_have_count(4)
+    yield page, db, ids, failed.id
+    for id in (*ids, failed.id):
+        with contextlib.suppress(control.ControlError):  # it has ended
+            control.kill(db, id)
+    wait_until(lambda: not queued_runs(db), "the queue to be empty")
 
 
 def test_the_queue_is_moved_and_paused_by_hand(queue):
@@ -50,14 +47,12 @@ def test_the_queue_is_moved_and_paused_by_hand(queue):
     wait_until(lambda: queued_runs(db)[0] == ids[3], "the drag")
     expect(row.nth(0)).to_contain_text("run 3")
     row.nth(3).get_by_label("More of this run").click()
-    page.get_by_role("menuitemcheckbox", name="High priority").click()
+    page.get_by_role("button", name="High priority").click()
     wait_until(lambda: queued_runs(db)[0] == ids[1], "the priority")
     expect(row.nth(0)).to_contain_text("high priority")
     expect(page.locator(".bgpo-queue-card .note")).to_contain_text("Paused: nothing is started")
     page.get_by_role("button", name="Go on").click()
     wait_until(lambda: not queue_paused(db), "the queue to go on")
-    for id in ids:
-        control.kill(db, id)
 
 
 def test_a_failure_offers_its_fix_and_a_fork_opens_the_form(queue):

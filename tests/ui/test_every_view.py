@@ -1,0 +1,271 @@
+"""Every view of the app, full of text that would like to run: it is shown as text, none of it runs, and nothing in the
+view keeps people out (axe, light and dark). One page goes through all of them, as a person does, without a reload."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+from starlette.testclient import TestClient
+
+from storage.database import open_database, sqlite_url
+from tests.ui.furnished import Furnished, furnish
+from tests.waiting import PATIENCE, wait_until
+from ui.access import Access
+
+IMAGE = '<img src=x onerror="window.ran=1">'
+SHOWN = "constructor.constructor('window.ran=1')()"  # stands at the front, so that it is in what is cut off, too
+HOSTILE = (
+    f"{{{{{SHOWN}}}}}{IMAGE}<script>window.ran=1</script>${{window.ran=1}}</script></pre>[a](javascript:window.ran=1)"
+    "<a href=https://evil.invalid>b</a><svg onload=window.ran=1>\" autofocus onfocus=\"window.ran=1\" "
+    "x=\"\u202eesrever\u2066\x00"
+)
+AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text()
+# text that got out of its place: elements that only markup in it could have made
+ESCAPED = "img[src='x'], svg[onload], a[href^='javascript:'], a[href*='evil.invalid'], [onfocus], .bgpo-module script"
+
+
+# ---- the page ----
+
+
+@pytest.fixture(scope="module")
+def full(app) -> Furnished:
+    db = open_database(sqlite_url(app.data_dir / "bgpo.db"))
+    furnished = furnish(db, app.data_dir / "runs", HOSTILE)
+    db.close()
+    return furnished
+
+
+@dataclass
+class Studio:
+    """A page that stays open from view to view, and what ran on it that never should."""
+
+    page: Page
+    full: Furnished
+    ran: list[str]
+
+    def open(self, runs: list[int], area: str = "runs", part: str = "curves") -> None:
+        """Goes there without a reload, as clicks do."""
+        self.page.evaluate(
+            """([runs, area, part]) => {
+                window.bgpo.openArea(area);
+                if (area !== 'runs') return;
+                window.bgpo.live.select(runs);
+                document.getElementById(`run-${part}-button`).click();
+            }""",
+            [runs, area, part],
+        )
+        expect(self.page.locator(f"#area-{area}" if area != "runs" else f"#run-{part}")).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def studio(app, full, browser) -> Iterator[Studio]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE * 1000)
+    ran: list[str] = []
+    page = watched(context.new_page(), ran)
+    page.goto(f"{app.url}/?run={full.full.id}")
+    expect(page.locator(".bgpo-run-header .one h2")).to_contain_text(SHOWN)
+    page.add_script_tag(content=AXE)
+    yield Studio(page, full, ran)
+    context.close()
+
+
+def watched(page: Page, ran: list[str]) -> Page:
+    """Tells `ran` of every script that came of a text."""
+    page.expose_function("textRan", lambda where: ran.append(where))
+    page.add_init_script("Object.defineProperty(window, 'ran', { set() { window.textRan(new Error().stack); } })")
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    return page
+
+
+def barriers(page: Page) -> list[str]:
+    """What axe calls serious or critical, in the light theme and then in the dark one, with where."""
+    found = []
+    for dark, only in ((False, None), (True, ["color-contrast"])):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        options = {"resultTypes": ["violations"]} | ({"runOnly": only} if only else {})
+        violations = page.evaluate("async options => (await axe.run(document, options)).violations", options)
+        found += [
+            json.dumps(["dark" if dark else "light", item["id"], item["help"],
+                        [[node["target"], node["html"][:200]] for node in item["nodes"]][:4]])
+            for item in violations if item["impact"] in ("serious", "critical")
+        ]  # fmt: skip
+    page.evaluate("document.body.classList.remove('dark')")
+    return found
+
+
+def judge(studio: Studio, *shown: str) -> None:
+    """Nothing ran, nothing became markup, nothing keeps people out; the text stands in each of these places."""
+    page = studio.page
+    for place in shown:
+        expect(page.locator(place).filter(has_text=SHOWN, visible=True).first).to_be_visible()
+    assert studio.ran == []
+    assert page.locator(ESCAPED).evaluate_all("nodes => nodes.map(node => node.outerHTML.slice(0, 200))") == []
+    assert barriers(page) == []
+
+
+# ---- the views ----
+
+
+def test_curves_with_samples_alerts_tags_and_notes(studio):
+    page = studio.page
+    studio.open([studio.full.full.id])
+    expect(page.locator('[data-chart="reward"] .nsewdrag').first).to_be_attached()
+    page.locator(".bgpo-held-out .cell").first.click()
+    expect(page.locator(".bgpo-held-out .ds-chip").first).to_be_visible()
+    page.get_by_role("button", name="Notes", exact=True).click()
+    expect(page.get_by_label("Notes on this run")).to_have_value(re.compile(re.escape(SHOWN)))
+    page.locator('[data-chart="reward"] .nsewdrag').first.hover()
+    judge(studio, ".bgpo-run-header h2", ".bgpo-run-header .alerts", ".bgpo-run-list", ".bgpo-queue-card",
+          ".bgpo-held-out .prompt", ".bgpo-held-out .verdict", ".bgpo-chart-board h4")
+
+
+def test_rollouts_with_one_open_and_one_found(studio):
+    page = studio.page
+    studio.open([studio.full.full.id], part="rollouts")
+    view = page.locator(".bgpo-rollouts")
+    view.locator(".cell").first.click()
+    expect(view.locator(".detail .ds-chip").first).to_be_visible()
+    judge(studio, ".bgpo-rollouts .group h4", ".bgpo-rollouts .detail .reason", ".bgpo-rollouts .cell .text")
+    view.get_by_role("searchbox").fill("constructor.constructor")
+    expect(view.locator(".hit mark").first).to_be_visible()
+    judge(studio, ".bgpo-rollouts .hit")
+    view.get_by_role("searchbox").fill("")
+
+
+@pytest.mark.parametrize(("part", "shown"), (
+    ("memory", "#bgpo-memory-explorer .figure svg"), ("bound", "#bgpo-bound-monitor li"),
+    ("config", ".bgpo-run-config dd"), ("log", ".bgpo-log-tail pre"), ("checkpoints", ".bgpo-checkpoint-list td"),
+    ("evaluations", ".bgpo-evaluations td"),
+))  # fmt: skip
+def test_the_other_parts_of_a_run(studio, part, shown):
+    studio.open([studio.full.full.id], part=part)
+    expect(studio.page.locator(shown).first).to_be_visible()
+    says = {"config": [".bgpo-run-config dd"], "evaluations": [".bgpo-evaluations th"]}
+    judge(studio, ".bgpo-run-header h2", *says.get(part, []))
+
+
+def test_comparing_and_what_a_failure_says(studio):
+    page, runs = studio.page, [studio.full.full.id, studio.full.other.id]
+    studio.open(runs)
+    page.locator('[data-chart="reward"] .nsewdrag').first.hover()
+    judge(studio, ".bgpo-run-header .many tbody th", '[data-chart="reward"] .legend')
+    studio.open(runs, part="compare")
+    expect(page.locator("#bgpo-sweep-plots .parcoords").first).to_be_attached()
+    page.locator("#bgpo-sweep-plots summary").click()
+    judge(studio, "#bgpo-sweep-plots .numbers")
+    studio.open([studio.full.failed.id])
+    judge(studio, ".bgpo-run-header .failure", ".bgpo-run-header .failure pre")
+    studio.open([studio.full.queued.id])
+    judge(studio, ".bgpo-run-header h2")
+
+
+def test_what_opens_over_a_view(studio):
+    page = studio.page
+    studio.open([studio.full.full.id])
+    page.get_by_role("button", name="Views").first.click()
+    judge(studio, ".bgpo-menu")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Charts", exact=True).first.click()
+    judge(studio, ".bgpo-chooser")
+    page.keyboard.press("Escape")
+    page.locator('[data-chart="reward"]').hover()
+    page.keyboard.press("t")
+    judge(studio)
+    page.keyboard.press("t")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    judge(studio, "dialog h3")
+    page.get_by_role("button", name="Cancel").click()
+    page.locator("h2", has_text=SHOWN).first.click()
+    page.keyboard.press("?")
+    sheet = page.get_by_role("dialog", name="Keyboard")
+    for words in ("Follow the newest steps", "Start the run, generate, denoise", "Play or pause it"):
+        expect(sheet).to_contain_text(words)
+    judge(studio)
+    page.keyboard.press("Escape")
+
+
+def given(name: str, content: Any) -> dict[str, Any]:
+    return {"name": name.replace("/", "\u2215"), "mimeType": "application/json", "buffer": json.dumps(content).encode()}
+
+
+def test_the_form_with_a_file_and_fields_that_are_refused(studio):
+    page = studio.page
+    studio.open([], area="new")
+    expect(page.locator(".lc-starts")).to_contain_text("queue is paused")
+    judge(studio)
+    values = {"task": "adder", "objective": "custom", "objective_file": HOSTILE, "group_size": 1, HOSTILE[:60]: 1}
+    page.locator("#new-run-file input").set_input_files(given(f"{SHOWN}{IMAGE}.json", values))
+    expect(page.locator("#new-run-file .said li").first).to_contain_text("constructor.constructor")
+    page.locator("#new-run-name input, #new-run-name textarea").first.fill(HOSTILE[:60])
+    page.locator("#new-run-form button.label-wrap").first.click()
+    judge(studio, "#new-run-file .said")
+
+
+def test_the_lab_with_a_trace_from_a_file(studio):
+    page = studio.page
+    studio.open([], area="lab")
+    lab = page.locator(".bgpo-lab")
+    file = lab.locator("input[type=file]")
+    file.set_input_files(given(f"{SHOWN}{IMAGE}.json", {"events": HOSTILE}))
+    expect(lab.locator("[role=status], [role=alert], p").filter(has_text="holds no trace").first).to_be_visible()
+    judge(studio, ".bgpo-lab")
+    events = [
+        {"kind": "start", "prompt": HOSTILE, "prompt_tokens": [HOSTILE], "length": 2, "block_length": 2, "steps": 2},
+        {"kind": "step", "step": 1, "commits": [[1, HOSTILE, 0.5]], "ghosts": [[0, HOSTILE, 0.5]], "seconds": 0.1},
+        {"kind": "step", "step": 2, "commits": [[0, HOSTILE, 0.5]], "ghosts": [], "seconds": 0.2},
+        {"kind": "end", "text": HOSTILE, "tokens": 2, "nfe": 2, "seconds": 0.2,
+         "verdict": {"reward": 0.0, "reason": HOSTILE}},
+    ]
+    file.set_input_files(given("trace.json", {"events": events}))
+    expect(lab.locator(".ds-chip")).to_have_count(2)
+    judge(studio, ".bgpo-lab")
+
+
+def test_chat_and_system(studio):
+    page = studio.page
+    studio.open([], area="chat")
+    page.get_by_label("Prompt", exact=True).first.fill(HOSTILE[:150])
+    judge(studio)
+    studio.open([], area="system")
+    expect(page.locator(".sf-card dl").first).to_be_visible()
+    archive = {"name": f"{IMAGE}.zip".replace("/", ""), "mimeType": "application/zip", "buffer": HOSTILE.encode()}
+    page.get_by_label("Archive of a run").set_input_files(archive)
+    expect(page.locator(".sf-card [role=status]")).not_to_be_empty()
+    judge(studio)
+
+
+PARTS = ("curves", "rollouts", "bound", "memory", "config", "log", "checkpoints", "evaluations")
+
+
+def test_every_view_fits_a_phone(studio):
+    page = studio.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    views = [([studio.full.full.id], "runs", part) for part in PARTS]
+    views += [([studio.full.full.id, studio.full.other.id], "runs", part) for part in ("curves", "compare")]
+    views += [([], area, "") for area in ("new", "chat", "lab", "system")]
+    for runs, area, part in views:
+        studio.open(runs, area, part)
+        wait_until(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390, f"{area} {part} to fit", 20)
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_the_login_page(routes, page):
+    client = TestClient(Access(routes, None, "a secret"), base_url="http://localhost")
+    asked = client.get("/", headers={"accept": "text/html"})
+    refused = client.post("/login", data={"password": IMAGE})
+    assert (asked.status_code, refused.status_code) == (401, 401)
+    for answer in (asked, refused):
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.set_content(answer.text)
+            page.evaluate(AXE)
+            violations = page.evaluate("async () => (await axe.run()).violations.map(item => [item.id, item.impact])")
+            assert [item for item in violations if item[1] in ("serious", "critical")] == []
