@@ -1,24 +1,27 @@
-"""Storage at scale, each figure beside bare `sqlite3` doing the same work on the same file.
+"""Storage at scale, each figure beside bare `sqlite3` doing the same work on the same file (bare_sqlite.py).
 
     python -m benchmarks.storage            1,000,000 steps x 20 metrics, 500 runs, 100,000 completions; some minutes
     python -m benchmarks.storage --json --steps 100000
 
-A multiple of 1 means that nothing is lost to the layers above SQLite. The reference is the hand-written SQL of an
-expert for the same tables, its statements and rows prepared beforehand.
+A multiple of 1 means that nothing is lost to the layers above SQLite. What both give is compared before it is timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.bare_sqlite import BareSqlite
 from storage.database import Database, open_database, sqlite_module, sqlite_url
 from storage.metrics import Point, Progress, flush, points_after, series
 from storage.rollouts import Rollout, write_rollouts
@@ -31,43 +34,36 @@ METRICS = 20
 RUNS = 500
 COMPLETIONS = 100_000
 SHORT_STEPS, EVAL_EVERY = 600, 5  # of the other runs
-HEADLINE = "m0"
+HEADLINE, SECOND = "m0", "m1"
 LIMITS_MS = {"write_step_p95": 2.0, "newest_points": 5.0, "whole_series": 50.0, "search": 50.0, "list_runs": 50.0}
-
-
-class Reference:
-    """One bare connection, set up like ours."""
-
-    def __init__(self, path: Path):
-        self.connection = sqlite_module.connect(path, timeout=30, isolation_level=None)
-        self.connection.execute("PRAGMA journal_mode=WAL")
-        self.connection.execute("PRAGMA synchronous=NORMAL")
-        self.connection.execute("PRAGMA foreign_keys=ON")
-
-    def all(self, sql: str, *values: object) -> list[tuple]:
-        return self.connection.execute(sql, values).fetchall()
+TEXTS = ("needle", "lation bell", "notfound", "ten", "k")  # rare, some, none, very many, too short for the index
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the long run (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=RUNS, help="default: %(default)s")
     parser.add_argument("--completions", type=int, default=COMPLETIONS, help="default: %(default)s")
     parser.add_argument("--repeat", type=int, default=40, help="times that each read is taken (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         db = open_database(sqlite_url(Path(folder) / "bgpo.db"))
-        long_run = fill(db, Path(folder), options.steps, options.completions)
-        found = measure(db, Reference(db.path), long_run, options.steps, options.repeat)
+        long_run = fill(db, Path(folder), options)
+        found = measure(db, BareSqlite(db.path), long_run, options.steps, options.repeat)
         size = sum(path.stat().st_size for path in Path(folder).glob("bgpo.db*"))
         db.close()
-    report = {"steps": options.steps, "completions": options.completions, "file_mb": round(size / 1e6), "targets": found}
+    report = {
+        "steps": options.steps, "metrics": METRICS, "runs": options.runs, "completions": options.completions,
+        "file_mb": round(size / 1e6), "cores": len(os.sched_getaffinity(0)), "sqlite": sqlite_module.sqlite_version,
+        "targets": found,
+    }
     print(json.dumps(report) if options.json else table(report))
 
 
 def table(report: dict) -> str:
-    lines = [f"{report['steps']:,} steps x {METRICS} metrics, {RUNS} runs, {report['completions']:,} completions, "
-             f"{report['file_mb']:,} MB", "", "| target | limit ms | ms | bare sqlite3 ms | multiple |", "|---|--:|--:|--:|--:|"]
+    lines = [f"{report['steps']:,} steps x {METRICS} metrics, {report['runs']:,} runs, {report['completions']:,} completions, "
+             f"{report['file_mb']:,} MB; {report['cores']} cores, SQLite {report['sqlite']}", "", "| target | limit ms | ms | bare sqlite3 ms | multiple |", "|---|--:|--:|--:|--:|"]
     lines += [
         f"| {t['name']} | {t['limit_ms']:g} | {t['ms']:.2f} | {t['reference_ms']:.2f} | {t['multiple']:.2f} |"
         for t in report["targets"]
@@ -77,10 +73,11 @@ def table(report: dict) -> str:
 
 # ---- what is measured on
 
-def fill(db: Database, folder: Path, steps: int, completions: int) -> int:
-    """500 runs, one of them long; returns its id. The long one is written in SQL: the way it came is not measured."""
+def fill(db: Database, folder: Path, options: argparse.Namespace) -> int:
+    """All runs, one of them long; returns its id. The long one is written in SQL: the way it came is not measured."""
+    steps = options.steps
     runs = [create_run(db, name=f"run {k}", config_json=json.dumps({"seed": k, "pad": "x" * 1500}), train_steps=steps,
-                       runs_folder=folder / "runs").id for k in range(RUNS)]  # fmt: skip
+                       runs_folder=folder / "runs").id for k in range(options.runs)]  # fmt: skip
     long_run = runs[-1]
     for run_id in runs[:-1]:
         points = [Point(HEADLINE, step, step * 0.5, random.random()) for step in range(0, SHORT_STEPS, EVAL_EVERY)]
@@ -94,7 +91,7 @@ def fill(db: Database, folder: Path, steps: int, completions: int) -> int:
                 (steps - 1, long_run, ids[name], METRICS, ids[name]),
             )
     build_pyramid(db, long_run, steps)
-    write_completions(db, long_run, completions)
+    write_completions(db, long_run, options.completions)
     return long_run
 
 
@@ -130,19 +127,39 @@ def write_completions(db: Database, run_id: int, count: int, group: int = 8, per
 
 # ---- the measures
 
-def measure(db: Database, bare: Reference, run_id: int, steps: int, repeat: int) -> list[dict]:
+def measure(db: Database, bare: BareSqlite, run_id: int, steps: int, repeat: int) -> list[dict]:
     def target(name: str, ours: float, reference: float) -> dict:
         return {"name": name, "limit_ms": LIMITS_MS[name], "ms": round(ours, 3), "reference_ms": round(reference, 3),
                 "multiple": round(ours / reference, 2)}
 
     found = [target("write_step_p95", *writes(db, bare, run_id, steps))]
-    reads = {
-        "newest_points": (newest_points(db, run_id), bare_newest_points(bare, run_id)),
-        "whole_series": (lambda: series(db, run_id, HEADLINE, buckets=1000), bare_series(bare, run_id, steps)),
-        "search": (searches(db, run_id), bare_searches(bare)),
-        "list_runs": (listing(db), bare_listing(bare)),
+    for name, (ours, reference) in reads(db, bare, run_id).items():
+        if ours() != reference():
+            raise SystemExit(f"{name}: storage and bare sqlite3 do not give the same, so they cannot be compared")
+        found.append(target(name, *alternating(ours, reference, repeat)))
+    return found
+
+
+def reads(db: Database, bare: BareSqlite, run_id: int) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """Each read, ours and bare."""
+    ((last,),) = bare.all("SELECT point_sequence FROM run WHERE id = ?", run_id)
+    cursor = last - 5 * METRICS
+    return {
+        "newest_points": (lambda: points_after(db, run_id, cursor), lambda: bare.points_after(run_id, cursor)),
+        "whole_series": (lambda: series(db, run_id, HEADLINE, buckets=1000), lambda: bare.series(run_id, HEADLINE, 1000)),
+        "search": (
+            lambda: [search_rollouts(db, run_id, text) for text in TEXTS],
+            lambda: [bare.search(run_id, text) for text in TEXTS],
+        ),
+        "list_runs": (lambda: listing(db), lambda: bare.listing(HEADLINE, SECOND)),
     }
-    return found + [target(name, *alternating(ours, reference, repeat)) for name, (ours, reference) in reads.items()]
+
+
+def listing(db: Database) -> tuple:
+    """What the list of runs shows: their rows, two newest values, the best and a small curve."""
+    runs = list_runs(db)
+    ids = [run.id for run in runs]
+    return runs, latest(db, ids, (HEADLINE, SECOND)), bests(db, ids, HEADLINE), sparkline(db, ids, HEADLINE)
 
 
 def alternating(ours: Callable[[], object], reference: Callable[[], object], repeat: int) -> tuple[float, float]:
@@ -156,125 +173,47 @@ def alternating(ours: Callable[[], object], reference: Callable[[], object], rep
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def writes(db: Database, bare: Reference, run_id: int, steps: int, count: int = 600) -> tuple[float, float]:
-    """95th percentile of writing one step, ours and bare, while a thread with its own connection keeps reading."""
-    done = threading.Event()
-
-    def reader() -> None:
-        cursor = steps * METRICS
-        while not done.is_set():
-            _, cursor = points_after(db, run_id, cursor)
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=reader)
-    thread.start()
+def writes(db: Database, bare: BareSqlite, run_id: int, steps: int, count: int = 600) -> tuple[float, float]:
+    """95th percentile of writing one step, ours and bare, while another process keeps reading what is new."""
     ours, reference = [], []
     names = [f"m{k}" for k in range(METRICS)]
-    ids = dict(bare.all("SELECT name, id FROM metric"))
-    for step in range(steps, steps + 2 * count):
-        kept, write = (ours, flush_step) if step % 2 else (reference, bare_step)
-        start = time.perf_counter()
-        write(db, bare, run_id, step, names, ids)
-        kept.append((time.perf_counter() - start) * 1000)
-    done.set()
-    thread.join()
+    with reader(db, run_id, steps * METRICS):
+        for step in range(steps, steps + 2 * count):
+            start = time.perf_counter()
+            if step // 32 % 2:  # in turns, each with its share of the steps that complete a bucket
+                progress = Progress("training", step, 10**7, 1.0, step, step * 0.5)
+                flush(db, run_id, [Point(name, step, step * 0.5, 0.5) for name in names], progress=progress)
+            else:
+                bare.write_step(run_id, step, step * 0.5, dict.fromkeys(names, 0.5), 10**7)
+            (ours if step // 32 % 2 else reference).append((time.perf_counter() - start) * 1000)
     return statistics.quantiles(ours, n=20)[-1], statistics.quantiles(reference, n=20)[-1]
 
 
-def flush_step(db: Database, bare: Reference, run_id: int, step: int, names: list[str], ids: dict[str, int]) -> None:
-    progress = Progress("training", step, 10**7, 1.0, step, step * 0.5)
-    flush(db, run_id, [Point(name, step, step * 0.5, 0.5) for name in names], progress=progress)
+READER = """
+import sys, time
+from storage.database import Database
+from storage.metrics import points_after
+db, run_id, cursor = Database(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+while True:
+    _, cursor = points_after(db, run_id, cursor)
+    print(cursor, flush=True)
+    time.sleep(0.02)
+"""
 
 
-def bare_step(db: Database, bare: Reference, run_id: int, step: int, names: list[str], ids: dict[str, int]) -> None:
-    execute, many = bare.connection.execute, bare.connection.executemany
-    execute("BEGIN IMMEDIATE")
-    (sequence,), = execute(
-        "UPDATE run SET heartbeat_at = ?, step = ?, seconds = ?, phase = ?, phase_done = ?, phase_total = ?, phase_rate = ?,"
-        " point_sequence = point_sequence + ? WHERE id = ? RETURNING point_sequence",
-        (time.time(), step, step * 0.5, "training", step, 10**7, 1.0, METRICS, run_id),
-    ).fetchall()
-    many("INSERT INTO point VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id, metric_id, step) DO UPDATE SET"
-         " seconds = excluded.seconds, value = excluded.value, sequence = excluded.sequence",
-         [(run_id, ids[name], step, step * 0.5, 0.5, sequence - k) for k, name in enumerate(names)])
-    known = execute(f"SELECT metric_id, step, minimum, maximum FROM latest WHERE run_id = ? AND metric_id IN"
-                    f" ({','.join('?' * METRICS)})", (run_id, *ids.values())).fetchall()
-    for level, width in enumerate(WIDTHS):
-        if step % width:
-            break
-        execute("INSERT OR REPLACE INTO rollup SELECT run_id, metric_id, ?, step / ?, max(step), seconds, min(value),"
-                f" max(value), value, count(value) FROM point WHERE run_id = ? AND metric_id IN ({','.join('?' * METRICS)})"
-                " AND step BETWEEN ? AND ? GROUP BY metric_id", (level, width, run_id, *ids.values(), step - width, step - 1))
-    many("INSERT INTO latest VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id, metric_id) DO UPDATE SET step = excluded.step,"
-         " value = excluded.value, minimum = excluded.minimum, maximum = excluded.maximum",
-         [(run_id, id, step, 0.5, min(low, 0.5), max(high, 0.5)) for id, _, low, high in known])
-    execute("COMMIT")
-
-
-def newest_points(db: Database, run_id: int) -> Callable[[], object]:
-    with db.read() as connection:
-        last = connection.exec_driver_sql("SELECT point_sequence FROM run WHERE id = ?", (run_id,)).scalar()
-    return lambda: points_after(db, run_id, last - 5 * METRICS)
-
-
-def bare_newest_points(bare: Reference, run_id: int) -> Callable[[], object]:
-    (last,), = bare.all("SELECT point_sequence FROM run WHERE id = ?", run_id)
-    return lambda: bare.all(
-        "SELECT name, step, seconds, value, sequence FROM point JOIN metric ON metric.id = metric_id WHERE run_id = ?"
-        " AND sequence > ? ORDER BY sequence LIMIT 20000", run_id, last - 5 * METRICS,
-    )
-
-
-def bare_series(bare: Reference, run_id: int, steps: int) -> Callable[[], object]:
-    """The overview from the same level of the same pyramid."""
-    (metric_id,), = bare.all("SELECT id FROM metric WHERE name = ?", HEADLINE)
-    level = max((n for n, width in enumerate(WIDTHS) if width <= steps / 1000), default=0)
-    together = -(-steps // WIDTHS[level] // 1000)
-    return lambda: bare.all(
-        "SELECT max(step), seconds, min(minimum), max(maximum), last, sum(count) FROM rollup WHERE run_id = ? AND"
-        " metric_id = ? AND level = ? GROUP BY bucket / ?", run_id, metric_id, level, together,
-    )
-
-
-TEXTS = ("needle", "lation bell", "notfound", "ten", "k")  # rare, some, none, very many, too short for the index
-
-
-def searches(db: Database, run_id: int) -> Callable[[], object]:
-    return lambda: [search_rollouts(db, run_id, text) for text in TEXTS]
-
-
-def bare_searches(bare: Reference) -> Callable[[], object]:
-    columns = ("r.step, r.problem_index, r.completion_index, g.prompt, r.completion, g.expected, r.reward, r.advantage,"
-               " r.tokens, r.reason, r.parts")
-    joined = f"SELECT {columns} FROM rollout r JOIN rollout_group g ON g.id = r.id - r.completion_index WHERE r.id IN"
-    indexed = f"{joined} (SELECT rowid FROM rollout_text WHERE rollout_text MATCH ? ORDER BY rowid DESC LIMIT 51)"
-    read = f"{joined} (SELECT id FROM rollout WHERE completion LIKE ? ORDER BY id DESC LIMIT 51)"
-    return lambda: [bare.all(indexed, f'"{text}"') if len(text) > 2 else bare.all(read, f"%{text}%") for text in TEXTS]
-
-
-def listing(db: Database) -> Callable[[], object]:
-    def all_of_it() -> None:
-        ids = [run.id for run in list_runs(db)]
-        latest(db, ids), bests(db, ids, HEADLINE), sparkline(db, ids, HEADLINE)
-
-    return all_of_it
-
-
-def bare_listing(bare: Reference) -> Callable[[], object]:
-    (metric_id,), = bare.all("SELECT id FROM metric WHERE name = ?", HEADLINE)
-
-    def all_of_it() -> None:
-        bare.all("SELECT * FROM run ORDER BY id DESC")
-        bare.all("SELECT run_id, name, step, value FROM latest JOIN metric ON metric.id = metric_id ORDER BY run_id, name")
-        bare.all("SELECT run_id, maximum FROM latest WHERE metric_id = ?", metric_id)
-        short = bare.all("SELECT run_id FROM latest WHERE metric_id = ? AND step < ?", metric_id, 39 * WIDTHS[0])
-        bare.all("SELECT p.run_id, max(p.step), p.value FROM latest l CROSS JOIN point p USING (run_id, metric_id) WHERE"
-                 " l.metric_id = ? AND l.step < ? GROUP BY p.run_id, p.step / (l.step / 39 + 1)", metric_id, 39 * WIDTHS[0])
-        if len(short) < RUNS:
-            bare.all("SELECT run_id, max(step), last FROM rollup WHERE metric_id = ? AND level = 2 GROUP BY run_id, bucket / 4",
-                     metric_id)
-
-    return all_of_it
+@contextmanager
+def reader(db: Database, run_id: int, cursor: int) -> Iterator[None]:
+    """A page that looks fifty times a second."""
+    command = [sys.executable, "-c", READER, db.url, str(run_id), str(cursor)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
+        try:
+            process.stdout.readline()  # it has begun
+            with open(os.devnull, "wb") as nowhere:
+                drain = subprocess.Popen(["cat"], stdin=process.stdout, stdout=nowhere)
+            yield
+        finally:
+            process.kill()
+            drain.wait()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine, Table, create_engine, event, make_url
+from sqlalchemy import Connection, Dialect, Engine, Row, Select, Table, Update, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
@@ -79,6 +79,7 @@ class Database:
         self.path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" else None
         self.engine = make_engine(parsed)
         self._writer = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        self._single = self.engine.execution_options(sqlite_begin="")
 
     @property
     def name(self) -> str:
@@ -90,6 +91,11 @@ class Database:
         """A short transaction that only reads. Never waits for a writer. Raises StorageError."""
         with sentences(self.name), self.engine.begin() as connection:
             yield connection
+
+    def rows(self, query: Prepared, **values: object) -> Sequence[Row]:
+        """All rows of one query, which is of one moment without a transaction around it. Raises StorageError."""
+        with sentences(self.name), self._single.connect() as connection:
+            return query.rows(connection, **values)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -179,9 +185,35 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection):
-        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+        if begin := connection.get_execution_options().get("sqlite_begin", "BEGIN"):
+            connection.exec_driver_sql(begin)
 
     return engine
+
+
+class Prepared:
+    """A statement that is put into words once for each kind of database: for what is asked all the time.
+
+    Its values go to the driver as they are, so give plain numbers and clean text, and the driver's values come back:
+    choose columns that need no conversion. Values come by name, those that never change from the statement itself.
+    """
+
+    def __init__(self, statement: Select | Update):
+        self._statement = statement
+        self._words: dict[str, tuple[SQLCompiler, dict[str, Any]]] = {}
+
+    def rows(self, connection: Connection, **values: object) -> Sequence[Row]:
+        """All rows, in one round trip."""
+        compiled, constants = self._words.get(connection.dialect.name) or self._compile(connection.dialect)
+        given: Any = constants | values
+        if compiled.positional:
+            given = tuple([given[name] for name in compiled.positiontup])
+        return connection.exec_driver_sql(compiled.string, given).all()
+
+    def _compile(self, dialect: Dialect) -> tuple[SQLCompiler, dict[str, Any]]:
+        compiled = self._statement.compile(dialect=dialect)
+        self._words[dialect.name] = compiled, dict(compiled.params)
+        return self._words[dialect.name]
 
 
 def upsert(connection: Connection, table: Table, key: Sequence[str]) -> Insert:

@@ -6,15 +6,28 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, bindparam, case, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    ScalarSelect,
+    Select,
+    bindparam,
+    case,
+    func,
+    select,
+    update,
+)
 
 from storage.alerts import Alert, write_alerts
 from storage.completions import Completion, write_completions
-from storage.database import Database, new_insert, upsert_plain
+from storage.database import Database, Prepared, new_insert, upsert_plain
 from storage.rollouts import Rollout, write_rollouts
-from storage.rollups import WIDTHS, Bucket, covering, keep_up, level_for, merged, metric_id_of, overview
+from storage.rollups import WIDTHS, Bucket, covering, keep_up, level_for, merged, overview
 from storage.runs import RunNotFound
 from storage.tables import clean_text, finite, metric, point, run
 from storage.tables import latest as latest_point
@@ -76,12 +89,12 @@ def points_after(db: Database, run_id: int, cursor: int, limit: int = 20_000) ->
     Start with 0. A point that is written again appears again, so replace by (metric, step). Costs what is
     new, whatever the length of the run. When it returns `limit` points there may be more.
     """
-    with db.read() as connection:
-        rows = connection.execute(_AFTER, {"of_run": run_id, "cursor": cursor, "most": limit}).all()
-    return [Point._make(row[:4]) for row in rows], rows[-1].sequence if rows else cursor
+    rows = db.rows(_AFTER, of_run=run_id, cursor=cursor, most=limit)
+    points = [Point(name, step, seconds, value) for name, step, seconds, value, _ in rows]
+    return points, rows[-1].sequence if rows else cursor
 
 
-_AFTER = (
+_AFTER = Prepared(
     select(metric.c.name, point.c.step, point.c.seconds, point.c.value, point.c.sequence)
     .join(metric, metric.c.id == point.c.metric_id)
     .where(point.c.run_id == bindparam("of_run"), point.c.sequence > bindparam("cursor"))
@@ -123,21 +136,17 @@ def series(
     """
     if buckets < 1:
         raise ValueError(f"buckets must be at least 1, not {buckets}")
+    low, high = 0 if low is None else low, 2**31 - 1 if high is None else high
     with db.read() as connection:
-        found = connection.execute(_newest_of(run_id, metric_name)).one_or_none()
-        if found is None:
+        found = _CURVE.rows(connection, of_run=run_id, name=clean_text(metric_name), low=low, high=high)
+        if not found or found[0][2] is None:
             return []
-        metric_id, newest = found
-        wanted = [point.c.run_id == run_id, point.c.metric_id == metric_id]
-        wanted += [point.c.step >= low] if low is not None else []
-        wanted += [point.c.step <= high] if high is not None else []
-        first, last = connection.execute(_ends(wanted)).one()
-        if first is None:
-            return []
+        metric_id, newest, first, last = found[0]
         width = -(-(last - first + 1) // buckets)
         if level_for(width) < 0 or last - first < _SHORT:
-            rows = connection.execute(_bucketed((point.c.step - first) // width, wanted))
-            return [Bucket(row.step, row.seconds, row.minimum, row.maximum, row.value, row.count) for row in rows]
+            of_curve = {"of_run": run_id, "of_metric": metric_id}
+            rows = _BUCKETED.rows(connection, **of_curve, first=first, last=last, width=width)
+            return list(map(Bucket._make, rows))
         return overview(connection, run_id, metric_id, first, last, newest, buckets)
 
 
@@ -148,28 +157,34 @@ def _beat(connection: Connection, run_id: int, count: int, progress: Progress | 
     out: a reader's cursor can never pass a point that is not there yet.
     """
     values = {"of_run": run_id, "now": time.time(), "count": count}
-    row = connection.execute(
-        *((_BEAT, values) if progress is None else (_PROGRESS, values | vars(progress)))
-    ).one_or_none()
-    if row is None:
+    if progress is None:
+        rows = _BEAT.rows(connection, **values)
+    else:
+        values |= vars(progress) | {"phase": clean_text(progress.phase), "phase_rate": finite(progress.phase_rate)}
+        rows = _PROGRESS.rows(connection, **values)
+    if not rows:
         raise RunNotFound(run_id)
-    return row.point_sequence - count, row.requested
+    ((sequence, requested),) = rows
+    return sequence - count, requested
 
 
-_BEAT = (
+_beats = (
     update(run)
     .where(run.c.id == bindparam("of_run"))
     .values(heartbeat_at=bindparam("now"), point_sequence=run.c.point_sequence + bindparam("count"))
     .returning(run.c.point_sequence, run.c.requested)
 )
-_PROGRESS = _BEAT.values({field.name: bindparam(field.name) for field in fields(Progress)})
+_BEAT = Prepared(_beats)
+_PROGRESS = Prepared(_beats.values({field.name: bindparam(field.name) for field in fields(Progress)}))
 
-_OF_RUN = (latest_point.c.metric_id == metric.c.id) & (latest_point.c.run_id == bindparam("of_run"))
-_KNOWN = (
-    select(metric.c.name, metric.c.id, *(latest_point.c[name] for name in ("step", "value", "minimum", "maximum")))
-    .outerjoin_from(metric, latest_point, _OF_RUN)
-    .where(metric.c.name.in_(bindparam("names", expanding=True)))
-)
+
+@lru_cache(256)
+def _known_of(count: int) -> Prepared:
+    """What there is of so many metrics, `name0` and so on, in one run."""
+    of_run = (latest_point.c.metric_id == metric.c.id) & (latest_point.c.run_id == bindparam("of_run"))
+    columns = [latest_point.c[name] for name in ("step", "value", "minimum", "maximum")]
+    query = select(metric.c.name, metric.c.id, *columns).outerjoin_from(metric, latest_point, of_run)
+    return Prepared(query.where(metric.c.name.in_([bindparam(f"name{number}") for number in range(count)])))
 
 
 def _write_points(connection: Connection, run_id: int, points: Sequence[Point], sequence: int) -> None:
@@ -213,54 +228,53 @@ def _known_metrics(connection: Connection, run_id: int, names: set[str]) -> dict
 
     Not cached: an id of a rolled-back transaction would stay.
     """
-    wanted = {"of_run": run_id, "names": sorted(names)}
-    found = {row.name: row for row in connection.execute(_KNOWN, wanted)}
+    wanted = {"of_run": run_id, **{f"name{number}": name for number, name in enumerate(sorted(names))}}
+    query = _known_of(len(names))
+    found = {row.name: row for row in query.rows(connection, **wanted)}
     missing = sorted(names - found.keys())  # sorted: two writers that add the same names cannot deadlock
     if missing:
         connection.execute(
             new_insert(connection, metric).on_conflict_do_nothing(index_elements=["name"]),
             [{"name": name} for name in missing],
         )
-        found = {row.name: row for row in connection.execute(_KNOWN, wanted)}
+        found = {row.name: row for row in query.rows(connection, **wanted)}
     return found
 
 
-def _newest_of(run_id: int, metric_name: str) -> Select:
-    """The metric's id and its highest step in the run."""
-    return select(latest_point.c.metric_id, latest_point.c.step).where(
-        latest_point.c.run_id == run_id, latest_point.c.metric_id == metric_id_of(metric_name)
-    )
+def _end(*order: ColumnElement[int]) -> ScalarSelect[int]:
+    """A step at one end of a curve: one look at the key, where min and max together would read every point."""
+    same = point.c.run_id == bindparam("of_run"), point.c.metric_id == latest_point.c.metric_id
+    inside = point.c.step.between(bindparam("low"), bindparam("high"))
+    return select(point.c.step).where(*same, inside).order_by(*order).limit(1).scalar_subquery()
 
 
-def _ends(wanted: Sequence) -> Select:
-    """The lowest and the highest step: two looks at the key, where min and max together would read every point."""
-    first, last = (
-        select(point.c.step).where(*wanted).order_by(order).limit(1).scalar_subquery()
-        for order in (point.c.step, point.c.step.desc())
-    )
-    return select(first, last)
+# a metric's id, its highest step in the run, and the lowest and highest between two steps
+_CURVE = Prepared(
+    select(latest_point.c.metric_id, latest_point.c.step, _end(point.c.step), _end(point.c.step.desc()))
+    .join(metric, metric.c.id == latest_point.c.metric_id)
+    .where(latest_point.c.run_id == bindparam("of_run"), metric.c.name == bindparam("name"))
+)
 
 
-def _bucketed(number: ColumnElement[int], wanted: Sequence[ColumnElement[bool]]) -> Select:
-    """The points of one metric of one run, grouped by the bucket `number`.
+def _bucketed() -> Select:
+    """The points of one metric of one run between two steps, in buckets that are `width` steps wide, as `Bucket`s.
 
-    `value`, `step` and `seconds` are those of the bucket's last point that has a value.
+    `last`, `step` and `seconds` are those of the bucket's last point that has a value.
     """
-    last_with_value = func.max(case((point.c.value.is_not(None), point.c.step)))
+    c = point.c
+    wanted = c.run_id == bindparam("of_run"), c.metric_id == bindparam("of_metric")
+    last_with_value = func.max(case((c.value.is_not(None), c.step)))
     groups = (
         select(
-            point.c.run_id,
-            point.c.metric_id,
-            func.coalesce(last_with_value, func.max(point.c.step)).label("step"),
-            func.min(point.c.value).label("minimum"),
-            func.max(point.c.value).label("maximum"),
-            func.count(point.c.value).label("count"),
+            func.coalesce(last_with_value, func.max(c.step)).label("step"), func.min(c.value).label("minimum"),
+            func.max(c.value).label("maximum"), func.count(c.value).label("count"),
         )
-        .where(*wanted)
-        .group_by(point.c.run_id, point.c.metric_id, number)
+        .where(*wanted, c.step.between(bindparam("first"), bindparam("last")))
+        .group_by((c.step - bindparam("first")) // bindparam("width", type_=Integer))
         .subquery()
     )
-    same = [point.c[name] == groups.c[name] for name in ("run_id", "metric_id", "step")]
-    columns = (groups.c.minimum, groups.c.maximum, groups.c.count)
-    query = select(point.c.step, point.c.seconds, point.c.value, *columns)
-    return query.join_from(groups, point, same[0] & same[1] & same[2]).order_by(point.c.step)
+    columns = c.step, c.seconds, groups.c.minimum, groups.c.maximum, c.value, groups.c.count
+    return select(*columns).join_from(groups, point, c.step == groups.c.step).where(*wanted).order_by(c.step)
+
+
+_BUCKETED = Prepared(_bucketed())

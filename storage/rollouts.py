@@ -205,7 +205,7 @@ def whole_rollouts(db: Database, run_id: int, after: int = -1, limit: int = 500)
     query = query.where(rollout.c.id.between(max(after + 1, low), high))
     with db.read() as connection:
         rows = connection.execute(query.order_by(rollout.c.id).limit(limit)).all()
-    return [rollout_of(row) for row in rows], rows[-1].id if rows else after
+    return [rollout_of(row, row.trace) for row in rows], rows[-1].id if rows else after
 
 
 def delete_rollouts(db: Database, run_id: int) -> None:
@@ -238,8 +238,9 @@ def _read(connection: Connection, query: Select) -> list[Rollout]:
     return [rollout_of(row) for row in connection.execute(query)]
 
 
-def rollout_of(row: Row) -> Rollout:
-    return Rollout(*row[:10], json.loads(row.parts), getattr(row, "trace", ""))
+def rollout_of(row: Row, trace: str = "") -> Rollout:
+    """A row of `select_rollouts`."""
+    return Rollout(*row[:10], json.loads(row[10]), trace)
 
 
 def _kind(kind: str) -> tuple:

@@ -12,8 +12,22 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from sqlalchemy import Connection, ScalarSelect, Select, and_, case, delete, func, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Integer,
+    ScalarSelect,
+    Select,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    select,
+)
 
+from storage.database import Prepared
 from storage.tables import metric, point, rollup
 
 WIDTHS = (32, 512, 8192)  # steps of a bucket, by level
@@ -50,18 +64,16 @@ def covering(connection: Connection, run_id: int, metric_id: int, first: int, en
     """
     if first >= end:
         return []
+    of_curve = {"of_run": run_id, "of_metric": metric_id}
     if level < 0:
-        wanted = point.c.run_id == run_id, point.c.metric_id == metric_id, point.c.step.between(first, end - 1)
-        return _read(connection, _points().where(*wanted).order_by(point.c.step))
+        return _read(connection, _POINTS, **of_curve, first=first, last=end - 1)
     width = WIDTHS[level]
     low, high = -(-first // width), min(end, newest) // width
     if low >= high:
         return covering(connection, run_id, metric_id, first, end, newest, level - 1)
-    wanted = (rollup.c.run_id == run_id, rollup.c.metric_id == metric_id, rollup.c.level == level,
-              rollup.c.bucket.between(low, high - 1))
     return [
         *covering(connection, run_id, metric_id, first, low * width, newest, level - 1),
-        *_read(connection, _buckets().where(*wanted).order_by(rollup.c.bucket)),
+        *_read(connection, _BUCKETS, **of_curve, of_level=level, low=low, high=high),
         *covering(connection, run_id, metric_id, high * width, end, newest, level - 1),
     ]
 
@@ -79,7 +91,10 @@ def overview(
         return (step // width - start) // together
 
     low, high = -(-first // width), max(-(-first // width), min(last + 1, newest) // width)
-    middle = _read(connection, _grouped(run_id, metric_id, level, (low, high), start, together))
+    middle = _read(
+        connection, _GROUPED, of_run=run_id, of_metric=metric_id, of_level=level, low=low, high=high, start=start,
+        together=together,
+    )
     left = covering(connection, run_id, metric_id, first, min(low * width, last + 1), newest, level - 1)
     right = covering(connection, run_id, metric_id, max(high * width, first), last + 1, newest, level - 1)
     if len(middle) < 2:
@@ -150,29 +165,41 @@ def _buckets(*more) -> Select:
     return select(*(rollup.c[name] for name in _COLUMNS), *more)
 
 
-def _grouped(
-    run_id: int, metric_id: int, level: int, buckets: tuple[int, int], start: int, together: int
-) -> Select:
-    """The stored buckets from the first to before the second of `buckets`, several `together`, counted from `start`."""
+def _of_curve(source: FromClause) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return source.c.run_id == bindparam("of_run"), source.c.metric_id == bindparam("of_metric")
+
+
+def _grouped() -> Select:
+    """Stored buckets of a level from `low` to before `high`, several `together`, counted from `start`."""
     c = rollup.c
-    key = (c.run_id, c.metric_id, c.level)
+    wanted = *_of_curve(rollup), c.level == bindparam("of_level")
     # the one that ends a group: the last that has a value, if any has
     last = func.coalesce(func.max(case((c.count > 0, c.bucket))), func.max(c.bucket)).label("bucket")
     groups = (
-        select(*key, last, func.min(c.minimum).label("minimum"), func.max(c.maximum).label("maximum"),
+        select(last, func.min(c.minimum).label("minimum"), func.max(c.maximum).label("maximum"),
                func.sum(c.count).label("count"))
-        .where(c.run_id == run_id, c.metric_id == metric_id, c.level == level)
-        .where(c.bucket >= buckets[0], c.bucket < buckets[1])
-        .group_by(*key, (c.bucket - start) // together)
+        .where(*wanted, c.bucket >= bindparam("low"), c.bucket < bindparam("high"))
+        .group_by((c.bucket - bindparam("start")) // bindparam("together", type_=Integer))
         .subquery()
     )  # fmt: skip
-    same = [column == groups.c[column.name] for column in (*key, c.bucket)]
     columns = c.step, c.seconds, groups.c.minimum, groups.c.maximum, c.last, groups.c.count
-    return select(*columns).join_from(groups, rollup, and_(*same)).order_by(c.bucket)
+    return select(*columns).join_from(groups, rollup, c.bucket == groups.c.bucket).where(*wanted).order_by(c.bucket)
 
 
-def _read(connection: Connection, query: Select) -> list[Bucket]:
-    return list(map(Bucket._make, connection.execute(query)))
+_POINTS = Prepared(
+    _points().where(*_of_curve(point), point.c.step.between(bindparam("first"), bindparam("last")))
+    .order_by(point.c.step)
+)
+_BUCKETS = Prepared(
+    _buckets().where(*_of_curve(rollup), rollup.c.level == bindparam("of_level"))
+    .where(rollup.c.bucket >= bindparam("low"), rollup.c.bucket < bindparam("high"))
+    .order_by(rollup.c.bucket)
+)
+_GROUPED = Prepared(_grouped())
+
+
+def _read(connection: Connection, query: Prepared, **values: int) -> list[Bucket]:
+    return list(map(Bucket._make, query.rows(connection, **values)))
 
 
 def _one(buckets: Sequence[Bucket]) -> Bucket:

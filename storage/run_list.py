@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Select, Text, cast, func, select
 
 from storage.database import Database
 from storage.rollups import level_for, metric_id_of
@@ -23,17 +25,21 @@ def bests(db: Database, run_ids: Sequence[int], metric_name: str) -> dict[int, f
         return {run_id: best for run_id, best in connection.execute(query)}
 
 
-def latest(db: Database, run_ids: Sequence[int]) -> dict[int, dict[str, tuple[int, float | None]]]:
-    """{run_id: {metric: (step, value)}} at each metric's highest step, in one query."""
+def latest(
+    db: Database, run_ids: Sequence[int], names: Sequence[str] | None = None
+) -> dict[int, dict[str, tuple[int, float | None]]]:
+    """{run_id: {metric: (step, value)}} at each metric's highest step, of some metrics or of all, in one query."""
     query = (
         select(latest_point.c.run_id, metric.c.name, latest_point.c.step, latest_point.c.value)
         .join(metric, metric.c.id == latest_point.c.metric_id)
         .where(latest_point.c.run_id.in_(run_ids))
         .order_by(latest_point.c.run_id, metric.c.name)
     )
+    if names is not None:
+        query = query.where(metric.c.name.in_(names))
     found: dict[int, dict[str, tuple[int, float | None]]] = {run_id: {} for run_id in run_ids}
     with db.read() as connection:
-        for run_id, name, step, value in connection.execute(query):
+        for run_id, name, step, value in connection.execute(query).all():
             found[run_id][name] = (step, value)
     return found
 
@@ -44,6 +50,7 @@ def sparkline(
     """{run_id: [(step, value), ...]}: at most `points` of one metric per run, each the last of its bucket.
 
     A few queries for all runs; a run without the metric has an empty list. Gaps are left out, but for the newest point.
+    Values are those of a drawing: 15 digits of them.
     """
     if points < 2:
         raise ValueError(f"points must be at least 2, not {points}")
@@ -52,29 +59,40 @@ def sparkline(
     )
     found: dict[int, list[tuple[int, float | None]]] = {run_id: [] for run_id in run_ids}
     with db.read() as connection:
-        newest = {row.run_id: row for row in connection.execute(ends)}
-        width = {run_id: row.step // (points - 1) + 1 for run_id, row in newest.items()}
-        levels = {run_id: level_for(width[run_id]) for run_id in newest}
+        newest = {row.run_id: row for row in connection.execute(ends).all()}
+        levels = {run_id: level_for(row.step // (points - 1) + 1) for run_id, row in newest.items()}
         for level, group in groupby(sorted(newest, key=levels.get), levels.get):
-            for run_id, step, value in _values(connection, [newest[id] for id in group], level):
-                line = found[run_id]
-                if line and line[-1][0] // width[run_id] == step // width[run_id]:
-                    line.pop()
-                line.append((step, value))
+            query = _curves(connection.dialect.name, level, points).where(
+                latest_point.c.run_id.in_(list(group)), latest_point.c.metric_id == metric_id_of(metric_name)
+            )
+            for run_id, curve in connection.execute(query).all():
+                found[run_id] = sorted((step, value) for step, value in json.loads(curve or "[]"))
     for run_id, row in newest.items():  # what comes after the last stored bucket
         if not found[run_id] or found[run_id][-1][0] < row.step:
-            found[run_id].append((row.step, row.value))
+            width, line = row.step // (points - 1) + 1, found[run_id]
+            if line and line[-1][0] // width == row.step // width and row.value is not None:
+                line.pop()
+            line.append((row.step, row.value))
     return found
 
 
-def _values(connection: Connection, newest: Sequence[Row], level: int) -> Iterable[Row]:
-    """(run_id, step, value) of some runs by step: those of a level of the pyramid, or the points themselves."""
-    source, value = (point, point.c.value) if level < 0 else (rollup, rollup.c.last)
-    query = select(source.c.run_id, source.c.step, value).where(
-        source.c.run_id.in_([row.run_id for row in newest]), source.c.metric_id == newest[0].metric_id,
-        value.is_not(None),
-    )
-    if level >= 0:
-        query = query.where(rollup.c.level == level)
-    return connection.execute(query.order_by(source.c.run_id, source.c.step))
+@cache
+def _curves(dialect_name: str, level: int, points: int) -> Select:
+    """(run_id, curve): per row of `latest` the last point with a value of each of `points` equally wide buckets.
 
+    A curve is one text, [[step, value], ...] in JSON: twenty thousand rows would take longer to fetch than to find.
+    """
+    source, value = (point, point.c.value) if level < 0 else (rollup, rollup.c.last)
+    wanted = [source.c[name] == latest_point.c[name] for name in ("run_id", "metric_id")]
+    wanted += [value.is_not(None)] + ([rollup.c.level == level] if level >= 0 else [])
+    bucket = source.c.step // (latest_point.c.step // (points - 1) + 1)
+    if dialect_name == "sqlite":  # where a maximum brings the rest of its row along
+        last = select(func.max(source.c.step).label("step"), value.label("value")).group_by(bucket)
+        pair, together = func.json_array, func.json_group_array
+    else:
+        last = select(source.c.step.label("step"), value.label("value"))
+        last = last.distinct(bucket).order_by(bucket, source.c.step.desc())
+        pair, together = func.json_build_array, func.json_agg
+    of_run = last.where(*wanted).correlate(latest_point).subquery()
+    curve = select(cast(together(pair(of_run.c.step, of_run.c.value)), Text)).scalar_subquery()
+    return select(latest_point.c.run_id, curve)

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, update
 
-from storage.database import Database, StorageError
+from storage.database import Database, Prepared, StorageError
 from storage.rollouts import delete_rollouts
 from storage.tables import run, run_event
 
@@ -157,11 +157,13 @@ def get_run(db: Database, id: int) -> Run:
 
 def list_runs(db: Database, limit: int | None = None, ids: Collection[int] | None = None) -> list[Run]:
     """All runs, or the newest `limit`, or those of `ids` that there are, newest first, in one query."""
+    if limit is None and ids is None:
+        return [Run(*row) for row in db.rows(_ALL)]
     query = _runs().order_by(run.c.id.desc()).limit(limit)
     if ids is not None:
         query = query.where(run.c.id.in_(ids))
     with db.read() as connection:
-        return [Run(*row) for row in connection.execute(query)]
+        return [Run(*row) for row in connection.execute(query).all()]
 
 
 def change_counts(db: Database) -> dict[int, int]:
@@ -171,11 +173,10 @@ def change_counts(db: Database) -> dict[int, int]:
     queue is not counted, since others change it, too: see `queued_runs`. Cheap enough for a list that asks every
     second.
     """
-    with db.read() as connection:
-        return dict(connection.execute(_CHANGES).all())
+    return {id: changes for id, changes in db.rows(_CHANGES)}
 
 
-_CHANGES = select(run.c.id, run.c.changes).order_by(run.c.id.desc())
+_CHANGES = Prepared(select(run.c.id, run.c.changes).order_by(run.c.id.desc()))
 
 
 def count_change(connection: Connection, *which: ColumnElement[bool]) -> int:
@@ -297,6 +298,9 @@ def _runs() -> Select:
     queue = select(run.c.id, place).where(run.c.status == "queued").subquery()
     columns = [run.c[field.name] for field in fields(Run) if field.name != "queue_position"]
     return select(*columns, queue.c.place).outerjoin(queue, queue.c.id == run.c.id)
+
+
+_ALL = Prepared(_runs().order_by(run.c.id.desc()))
 
 
 def get_run_in(connection: Connection, id: int) -> Run:

@@ -6,9 +6,9 @@ installed. A shorter text has no three letters to look up, so the run's completi
 
 from __future__ import annotations
 
-from sqlalchemy import Select, column, literal_column, select, table
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, column, literal_column, select, table
 
-from storage.database import Database
+from storage.database import Database, Prepared
 from storage.rollouts import Rollout, rollout_of, run_range, select_rollouts
 from storage.tables import clean_text, rollout
 
@@ -40,25 +40,34 @@ def search_rollouts(
         return [], None
     low, high = run_range(run_id) if run_id is not None else (0, 2**63 - 1)
     high = high if before is None else min(high, before - 1)
-    find = _indexed if db.path is not None and len(looked_for) > 2 else _one_by_one
-    with db.read() as connection:
-        ids = find(looked_for, low, high).limit(limit + 1).scalar_subquery()
-        query = select_rollouts(rollout.c.id).where(rollout.c.id.in_(ids)).order_by(rollout.c.id.desc())
-        rows = connection.execute(query).all()
+    query, text = _BY_READING, _pattern(looked_for)
+    if db.path is not None and len(looked_for) > 2:
+        query, text = _BY_INDEX, _phrase(looked_for)
+    rows = db.rows(query, text=text, low=low, high=high, most=limit + 1)
     return [rollout_of(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
 
 
-def _indexed(looked_for: str, low: int, high: int) -> Select:
-    index = table(INDEX, column("rowid"))
+def _phrase(looked_for: str) -> str:
     # in quotes, with quotes doubled, FTS5 reads a string and not its query language
-    phrase = '"' + looked_for.replace('"', '""') + '"'
-    matches = literal_column(INDEX).op("MATCH")(phrase)
+    return '"' + looked_for.replace('"', '""') + '"'
+
+
+def _pattern(looked_for: str) -> str:
+    return "%" + looked_for.replace("/", "//").replace("%", "/%").replace("_", "/_") + "%"
+
+
+def _rollouts_of(ids: Select, number: ColumnElement[int]) -> Prepared:
+    """The rollouts with the highest numbers that `ids` finds, as many as `most`."""
     # the run is a range of numbers, which the index reads backwards and only as far as it has to
-    return select(index.c.rowid).where(matches, index.c.rowid.between(low, high)).order_by(index.c.rowid.desc())
+    newest = ids.where(number.between(bindparam("low"), bindparam("high"))).order_by(number.desc())
+    found = newest.limit(bindparam("most", type_=Integer)).scalar_subquery()
+    return Prepared(select_rollouts(rollout.c.id).where(rollout.c.id.in_(found)).order_by(rollout.c.id.desc()))
 
 
-def _one_by_one(looked_for: str, low: int, high: int) -> Select:
-    literal = looked_for.replace("/", "//").replace("%", "/%").replace("_", "/_")
-    return select(rollout.c.id).where(
-        rollout.c.id.between(low, high), rollout.c.completion.ilike(f"%{literal}%", escape="/")
-    ).order_by(rollout.c.id.desc())
+_index = table(INDEX, column("rowid"))
+_BY_INDEX = _rollouts_of(
+    select(_index.c.rowid).where(literal_column(INDEX).op("MATCH")(bindparam("text"))), _index.c.rowid
+)
+_BY_READING = _rollouts_of(
+    select(rollout.c.id).where(rollout.c.completion.ilike(bindparam("text"), escape="/")), rollout.c.id
+)
