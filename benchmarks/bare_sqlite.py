@@ -21,19 +21,19 @@ from storage.runs import Run
 FROM_POINTS = """
 INSERT OR REPLACE INTO rollup
 SELECT ?1, p.metric_id, ?2, p.step / ?3, p.step, p.seconds, g.low, g.high, p.value, g.points FROM (
-    SELECT metric_id, coalesce(max(CASE WHEN value IS NOT NULL THEN step END), max(step)) AS step, min(value) AS low,
-           max(value) AS high, count(value) AS points
-    FROM point WHERE run_id = ?1 AND step BETWEEN ?4 AND ?5 AND metric_id IN ({marks}) GROUP BY metric_id
-) g JOIN point p ON p.run_id = ?1 AND p.metric_id = g.metric_id AND p.step = g.step
+    SELECT run_id, metric_id, coalesce(max(CASE WHEN value IS NOT NULL THEN step END), max(step)) AS step,
+           min(value) AS low, max(value) AS high, count(value) AS points
+    FROM point WHERE run_id = ?1 AND step BETWEEN ?4 AND ?5 AND metric_id IN ({marks}) GROUP BY run_id, metric_id
+) g JOIN point p USING (run_id, metric_id, step)
 """
 FROM_BUCKETS = """
 INSERT OR REPLACE INTO rollup
 SELECT ?1, r.metric_id, ?2, r.step / ?3, r.step, r.seconds, g.low, g.high, r.last, g.points FROM (
-    SELECT metric_id, coalesce(max(CASE WHEN count > 0 THEN bucket END), max(bucket)) AS bucket, min(minimum) AS low,
-           max(maximum) AS high, sum(count) AS points
+    SELECT run_id, metric_id, level, coalesce(max(CASE WHEN count > 0 THEN bucket END), max(bucket)) AS bucket,
+           min(minimum) AS low, max(maximum) AS high, sum(count) AS points
     FROM rollup WHERE run_id = ?1 AND level = ?2 - 1 AND bucket BETWEEN ?4 / (?3 / 16) AND ?5 / (?3 / 16)
-    AND metric_id IN ({marks}) GROUP BY metric_id
-) g JOIN rollup r ON r.run_id = ?1 AND r.metric_id = g.metric_id AND r.level = ?2 - 1 AND r.bucket = g.bucket
+    AND metric_id IN ({marks}) GROUP BY run_id, metric_id, level
+) g JOIN rollup r USING (run_id, metric_id, level, bucket)
 """
 AFTER = """
 SELECT name, step, seconds, value, sequence FROM point JOIN metric ON metric.id = metric_id
@@ -41,10 +41,11 @@ WHERE run_id = ? AND sequence > ? ORDER BY sequence LIMIT 20000
 """
 GROUPED = """
 SELECT r.step, r.seconds, g.low, g.high, r.last, g.points FROM (
-    SELECT coalesce(max(CASE WHEN count > 0 THEN bucket END), max(bucket)) AS bucket, min(minimum) AS low,
-           max(maximum) AS high, sum(count) AS points
-    FROM rollup WHERE run_id = ?1 AND metric_id = ?2 AND level = ?3 AND bucket < ?4 GROUP BY (bucket - ?5) / ?6
-) g JOIN rollup r ON r.bucket = g.bucket WHERE r.run_id = ?1 AND r.metric_id = ?2 AND r.level = ?3 ORDER BY r.bucket
+    SELECT run_id, metric_id, level, coalesce(max(CASE WHEN count > 0 THEN bucket END), max(bucket)) AS bucket,
+           min(minimum) AS low, max(maximum) AS high, sum(count) AS points
+    FROM rollup WHERE run_id = ?1 AND metric_id = ?2 AND level = ?3 AND bucket < ?4
+    GROUP BY run_id, metric_id, level, (bucket - ?5) / ?6
+) g JOIN rollup r USING (run_id, metric_id, level, bucket) ORDER BY r.bucket
 """
 BUCKETS = """
 SELECT step, seconds, minimum, maximum, last, count FROM rollup

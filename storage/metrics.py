@@ -16,6 +16,7 @@ from sqlalchemy import (
     Row,
     ScalarSelect,
     Select,
+    and_,
     bindparam,
     case,
     func,
@@ -262,19 +263,21 @@ def _bucketed() -> Select:
     `last`, `step` and `seconds` are those of the bucket's last point that has a value.
     """
     c = point.c
-    wanted = c.run_id == bindparam("of_run"), c.metric_id == bindparam("of_metric")
+    key, wanted = (c.run_id, c.metric_id), (c.run_id == bindparam("of_run"), c.metric_id == bindparam("of_metric"))
     last_with_value = func.max(case((c.value.is_not(None), c.step)))
     groups = (
         select(
-            func.coalesce(last_with_value, func.max(c.step)).label("step"), func.min(c.value).label("minimum"),
+            *key, func.coalesce(last_with_value, func.max(c.step)).label("step"), func.min(c.value).label("minimum"),
             func.max(c.value).label("maximum"), func.count(c.value).label("count"),
         )
         .where(*wanted, c.step.between(bindparam("first"), bindparam("last")))
-        .group_by((c.step - bindparam("first")) // bindparam("width", type_=Integer))
+        .group_by(*key, (c.step - bindparam("first")) // bindparam("width", type_=Integer))
         .subquery()
     )
+    # the whole key from the groups: SQLite then looks a point up per group, and not a group per point
+    same = [column == groups.c[column.name] for column in (*key, c.step)]
     columns = c.step, c.seconds, groups.c.minimum, groups.c.maximum, c.value, groups.c.count
-    return select(*columns).join_from(groups, point, c.step == groups.c.step).where(*wanted).order_by(c.step)
+    return select(*columns).join_from(groups, point, and_(*same)).order_by(c.step)
 
 
 _BUCKETED = Prepared(_bucketed())

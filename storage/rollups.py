@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     ScalarSelect,
     Select,
+    and_,
     bindparam,
     case,
     delete,
@@ -172,18 +173,20 @@ def _of_curve(source: FromClause) -> tuple[ColumnElement[bool], ColumnElement[bo
 def _grouped() -> Select:
     """Stored buckets of a level from `low` to before `high`, several `together`, counted from `start`."""
     c = rollup.c
-    wanted = *_of_curve(rollup), c.level == bindparam("of_level")
+    key, wanted = (c.run_id, c.metric_id, c.level), (*_of_curve(rollup), c.level == bindparam("of_level"))
     # the one that ends a group: the last that has a value, if any has
     last = func.coalesce(func.max(case((c.count > 0, c.bucket))), func.max(c.bucket)).label("bucket")
     groups = (
-        select(last, func.min(c.minimum).label("minimum"), func.max(c.maximum).label("maximum"),
+        select(*key, last, func.min(c.minimum).label("minimum"), func.max(c.maximum).label("maximum"),
                func.sum(c.count).label("count"))
         .where(*wanted, c.bucket >= bindparam("low"), c.bucket < bindparam("high"))
-        .group_by((c.bucket - bindparam("start")) // bindparam("together", type_=Integer))
+        .group_by(*key, (c.bucket - bindparam("start")) // bindparam("together", type_=Integer))
         .subquery()
     )  # fmt: skip
+    # the whole key from the groups: SQLite then looks a bucket up per group, and not a group per bucket
+    same = [column == groups.c[column.name] for column in (*key, c.bucket)]
     columns = c.step, c.seconds, groups.c.minimum, groups.c.maximum, c.last, groups.c.count
-    return select(*columns).join_from(groups, rollup, c.bucket == groups.c.bucket).where(*wanted).order_by(c.bucket)
+    return select(*columns).join_from(groups, rollup, and_(*same)).order_by(c.bucket)
 
 
 _POINTS = Prepared(

@@ -20,7 +20,7 @@ from storage.sweeps import sweep_names
 from ui import run_words
 from ui.services import Services
 
-SPARK = "reward/heldout_greedy"
+SPARK, TRAIN_REWARD = "reward/heldout_greedy", "reward/mean"
 _REMEMBERED_ANSWERS = 64
 
 
@@ -97,7 +97,7 @@ class RunSummaries:
         """The runs of `stale` that are still there."""
         runs = {run.id: run for run in list_runs(self._db, ids=stale)}
         self._runs |= runs
-        now, best = latest(self._db, stale), bests(self._db, stale, SPARK)
+        now, best = latest(self._db, stale, (SPARK, TRAIN_REWARD)), bests(self._db, stale, SPARK)
         alerts, labels = alert_counts(self._db, stale), labels_of(self._db)
         sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
         curves = {id: (now[id].get(SPARK), best.get(id), run.epoch) for id, run in runs.items()}
@@ -151,7 +151,7 @@ def summary(
         "reason": run.reason, "task": config.task if config else "", "readable": config is not None,
         "reward": now.get(SPARK, (0, None))[1],
         "best": best,
-        "train_reward": now.get("reward/mean", (0, None))[1], "spark": spark,
+        "train_reward": now.get(TRAIN_REWARD, (0, None))[1], "spark": spark,
         "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
         "alerts": alerts.total(), "serious": alerts["serious"], "parent": run.parent_id, "tags": list(labels.tags),
         "priority": run.priority, "start_at": run.start_at, "after": run.after_id, "parent_step": run.parent_step,
