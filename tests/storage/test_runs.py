@@ -9,7 +9,7 @@ from storage.alerts import Alert, add_alerts
 from storage.database import StorageError
 from storage.labels import set_archived, set_notes, set_tags
 from storage.metrics import Point, Progress, flush, points_after
-from storage.queue import Offer
+from storage.queue import Offer, leases, release
 from storage.queue import claim_next as claim
 from storage.runs import (
     RunNotFound,
@@ -55,8 +55,9 @@ def test_claims_come_in_the_order_of_queueing(db, new_run):
     claimed = claim_next(db)
     assert (claimed.id, claimed.status, claimed.queue_position) == (ids[0], "launching", None)
     assert claimed.heartbeat_at == pytest.approx(time.time(), abs=60)
-    # resumed, it goes behind those who waited
+    # its process has ended and given its device back; resumed, it goes behind those who waited
     assert transition(db, ids[0], ("launching",), "queued")
+    assert all(release(db, held) for held in leases(db))
     assert [claim_next(db).id for _ in range(3)] == [ids[1], ids[2], ids[0]]
     assert claim_next(db) is None
 
