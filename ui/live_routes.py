@@ -89,13 +89,18 @@ class Poll:
 
 def columns(points: Iterable[Point]) -> dict[str, list[list[float | None]]]:
     """Points as `{metric: [steps, seconds, values]}`: a third of the bytes of a list of objects."""
-    found: dict[str, list[list[float | None]]] = {}
-    for point in points:
-        steps, seconds, values = found.setdefault(point.metric, [[], [], []])
-        steps.append(point.step)
-        seconds.append(round(point.seconds, 2))
-        values.append(short(point.value))
-    return found
+    curves: dict[str, tuple[list[int], list[float], list[float | None]]] = {}
+    for metric, step, seconds, value in points:
+        curve = curves.get(metric)
+        if curve is None:
+            curve = curves[metric] = ([], [], [])
+        curve[0].append(step)
+        curve[1].append(seconds)
+        curve[2].append(value)
+    return {
+        metric: [steps, [round(at, 2) for at in seconds], list(map(short, values))]
+        for metric, (steps, seconds, values) in curves.items()
+    }
 
 
 @dataclass(frozen=True)

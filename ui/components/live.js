@@ -165,9 +165,7 @@ class Live extends EventTarget {
       const store = this.points.get(id);
       for (const [metric, [steps, seconds, values, low, high]] of Object.entries(part.metrics)) {
         store[metric] ??= { step: [], seconds: [], value: [], ...(low ? { low: [], high: [] } : {}) };
-        for (let i = 0; i < steps.length; i += 1) {
-          put(store[metric], { step: steps[i], seconds: seconds[i], value: values[i], low: (low || values)[i], high: (high || values)[i] });
-        }
+        add(store[metric], { step: steps, seconds, value: values, low: low || values, high: high || values });
       }
       this.cursors.set(id, part.cursor);
       this.rebucket(id, part);
@@ -193,16 +191,22 @@ class Live extends EventTarget {
 
 // Points come in order, except after a resume, which writes the same steps again. A long run also has `low` and `high`,
 // the extremes of its buckets.
-function put(series, point) {
-  const last = series.step.length - 1;
-  let place = last + 1;
-  if (last >= 0 && point.step <= series.step[last]) {
-    let low = 0, high = last;
-    while (low < high) { const middle = (low + high) >> 1; if (series.step[middle] < point.step) low = middle + 1; else high = middle; }
-    place = low;
-  }
-  const known = series.step[place] === point.step;
-  for (const name of Object.keys(series)) series[name].splice(place, known ? 1 : 0, point[name]);
+function add(series, more) {
+  const names = Object.keys(series);
+  let last = series.step[series.step.length - 1] ?? -1;
+  const onward = more.step.every((step) => { const later = step > last; last = step; return later; });
+  more.step.forEach((step, i) => {
+    const place = onward ? series.step.length : placeOf(series.step, step);
+    const known = !onward && series.step[place] === step;
+    for (const name of names) if (onward) series[name].push(more[name][i]); else series[name].splice(place, known ? 1 : 0, more[name][i]);
+  });
+}
+
+// The first place whose step is not below this one.
+function placeOf(steps, step) {
+  let low = 0, high = steps.length;
+  while (low < high) { const middle = (low + high) >> 1; if (steps[middle] < step) low = middle + 1; else high = middle; }
+  return low;
 }
 
 export function writeUrl(changes) {
