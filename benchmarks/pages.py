@@ -53,7 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     results = {}
     print(f"{os.cpu_count()} cores, headless Chromium{', small data' if options.small else ''}\n\n{HEAD}", flush=True)
-    with Bench(SMALL if options.small else Sizes(), options.long, options.soak_minutes) as bench:
+    needs = {BARS[number].needs for number in options.bars}
+    with Bench(SMALL if options.small else Sizes(), needs, options.long, options.soak_minutes) as bench:
         for number in options.bars:
             begun = time.monotonic()
             found = measured(number, bench)

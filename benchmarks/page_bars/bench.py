@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,19 +29,25 @@ class Found:
 
 @dataclass(frozen=True)
 class Bar:
-    """One line of the table. `long`: takes more than a minute, so it is measured on request."""
+    """One line of the table.
+
+    Attributes:
+        needs: what the filled database has to hold for it: "curves" of long runs, "completions".
+        long: takes more than a minute, so it is measured on request.
+    """
 
     target: str
     peer: str
     measure: Callable[[Bench], Found]
+    needs: str = ""
     long: bool = False
 
 
 class Bench:
     """Starts what a bar needs when it is first needed; `close` ends all of it."""
 
-    def __init__(self, sizes: Sizes, long: bool = False, soak_minutes: float = 60.0):
-        self.sizes, self.long, self.soak_minutes = sizes, long, soak_minutes
+    def __init__(self, sizes: Sizes, needs: Collection[str], long: bool = False, soak_minutes: float = 60.0):
+        self.sizes, self.needs, self.long, self.soak_minutes = sizes, needs, long, soak_minutes
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         self._empty = 0
@@ -65,7 +71,7 @@ class Bench:
     @cached_property
     def filled(self) -> Filled:
         db = self._big.open_database()
-        found = fill(db, self._big.folder / "runs", self.sizes)
+        found = fill(db, self._big.folder / "runs", self.sizes, self.needs)
         db.close()
         return found
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, CDPSession, Page
+from playwright.sync_api import Browser, CDPSession, Locator, Page
 
 PROBES = Path(__file__).with_name("probes.js")
 WIDE = {"width": 1440, "height": 1600}  # six charts are on the screen at once
@@ -70,10 +70,17 @@ def charts(page: Page) -> dict[str, dict[str, Any]]:
     return page.evaluate("probes.charts()")
 
 
+def bring(page: Page, chart: str) -> Locator:
+    """Scrolls a chart into sight, which is when it is drawn; the area that the mouse acts on."""
+    page.locator(f'[data-chart="{chart}"]:visible').first.scroll_into_view_if_needed()
+    area = page.locator(f'[data-chart="{chart}"]:visible .nsewdrag').first
+    area.wait_for()
+    return area
+
+
 def drag(page: Page, chart: str, start: float, end: float) -> None:
     """Zooms with the mouse from one share of a chart's width to another."""
-    area = page.locator(f'[data-chart="{chart}"]:visible .nsewdrag').first
-    area.scroll_into_view_if_needed()
+    area = bring(page, chart)
     area.hover()
     box = area.bounding_box()
     y = box["y"] + box["height"] / 2

@@ -8,7 +8,7 @@ import statistics
 from playwright.sync_api import Page, Response
 
 from benchmarks.page_bars.bench import Bench, Found, ms, p95
-from benchmarks.page_bars.browser import Load, charts, drag, fresh_page, noted
+from benchmarks.page_bars.browser import Load, bring, charts, drag, fresh_page, noted
 from benchmarks.page_bars.data import SIX
 from benchmarks.page_bars.studio import Writer
 from storage.metrics import Point, flush
@@ -22,7 +22,7 @@ def kept_through_ticks(bench: Bench) -> Found:
     ticks, run_id = (1000 if bench.long else min(60, bench.sizes.ticks)), bench.filled.writing
     with Writer(bench.big, run_id, first=300_000, every=0.05, count=100_000), fresh_page(bench.browser) as page:
         page.goto(f"{bench.big.url}/?run={run_id}&hide=bound.1&z=300000,300040&sm=0.4")
-        page.locator('[data-chart="grad_norm"] .nsewdrag').first.scroll_into_view_if_needed()
+        bring(page, "grad_norm")
         page.wait_for_timeout(800)
         page.evaluate("probes.mark()")
         before = state(page)

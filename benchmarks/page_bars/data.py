@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,22 +55,25 @@ def new_run(db: Database, folder: Path, name: str, steps: int = 60, **values: ob
                       status="stopped")
 
 
-def fill(db: Database, folder: Path, sizes: Sizes) -> Filled:
-    """Every run there is to be; the list is long, most of it short runs."""
+def fill(db: Database, folder: Path, sizes: Sizes, needs: Collection[str]) -> Filled:
+    """Every run there is to be; the list is long, most of it short runs. What takes long only where it is needed:
+    "curves" of the long runs, "completions"."""
     for k in range(max(0, sizes.runs - sizes.compared - 4)):
         run = new_run(db, folder, f"run {k}", seed=k)
         flush(db, run.id, [Point("reward/heldout_greedy", step, step, random.random()) for step in range(0, 60, 5)])
         transition(db, run.id, ("stopped",), "finished")
     long, middle = new_run(db, folder, "long", sizes.long), new_run(db, folder, "middle", sizes.middle)
-    write_curves(db, long.id, sizes.long)
-    write_curves(db, middle.id, sizes.middle)
+    if "curves" in needs:
+        write_curves(db, long.id, sizes.long)
+        write_curves(db, middle.id, sizes.middle)
     compared = [new_run(db, folder, f"compared {k}", sizes.compared_steps, seed=k, learning_rate=1e-4 * (1 + k % 5))
                 for k in range(sizes.compared)]
     for run in compared:
         write_compared(db, run.id, sizes.compared_steps)
         transition(db, run.id, ("stopped",), "finished")
     kept = new_run(db, folder, "rollouts")
-    write_completions(db, kept.id, sizes.completions)
+    if "completions" in needs:
+        write_completions(db, kept.id, sizes.completions)
     writing = new_run(db, folder, "writing", 10**6)
     return Filled(long.id, middle.id, tuple(run.id for run in compared), kept.id, writing.id)
 

@@ -7,7 +7,7 @@ import threading
 import time
 
 from benchmarks.page_bars.bench import Bench, Found, ms, p95
-from benchmarks.page_bars.browser import fresh_page
+from benchmarks.page_bars.browser import bring, fresh_page
 from benchmarks.page_bars.studio import Answer, Viewer, Writer, wait_for
 
 VIEWERS = 5
@@ -63,7 +63,7 @@ def commit_to_pixel(bench: Bench) -> Found:
     writing = Writer(bench.big, run_id, first=100_000, every=1.13, count=10_000)
     with writing as writer, fresh_page(bench.browser) as page:
         page.goto(f"{bench.big.url}/?run={run_id}")
-        page.locator('[data-chart="grad_norm"] .nsewdrag').first.scroll_into_view_if_needed()
+        bring(page, "grad_norm")
         page.evaluate("probes.watchPaint('grad_norm')")
         first = max(writer.times())
         page.wait_for_timeout(1130 * min(sizes.ticks, 40))
