@@ -10,6 +10,7 @@ from typing import Any
 from playwright.sync_api import Browser, CDPSession, Locator, Page
 
 PROBES = Path(__file__).with_name("probes.js")
+LOAD_MS = 120_000  # how long a part of a page may take to come, never how long it should
 WIDE = {"width": 1440, "height": 1600}  # six charts are on the screen at once
 
 
@@ -18,7 +19,7 @@ WIDE = {"width": 1440, "height": 1600}  # six charts are on the screen at once
 def fresh_page(browser: Browser, **options: Any) -> Iterator[Page]:
     """A page of a browser that has never been here: nothing cached, nothing remembered."""
     context = browser.new_context(viewport=options.pop("viewport", WIDE), **options)
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(LOAD_MS)
     page = context.new_page()
     page.add_init_script(path=PROBES)
     try:

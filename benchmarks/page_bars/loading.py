@@ -9,7 +9,7 @@ import psutil
 from playwright.sync_api import Page, expect
 
 from benchmarks.page_bars.bench import Bench, Found, ms
-from benchmarks.page_bars.browser import Traffic, fresh_page, noted
+from benchmarks.page_bars.browser import LOAD_MS, Traffic, fresh_page, noted
 from benchmarks.page_bars.data import SIX
 from benchmarks.page_bars.studio import Studio, wait_for
 from storage.runs import list_runs
@@ -90,9 +90,9 @@ def two_clicks(bench: Bench) -> Found:
             click.click()
         by_mouse = wait_for(lambda: count(studio, 1), "the run of two clicks")
         page.goto(studio.url)
-        expect(page.locator(".bgpo-run-list li[data-run]").first).to_be_visible(timeout=60_000)
+        expect(page.locator(".bgpo-run-list li[data-run]").first).to_be_visible(timeout=LOAD_MS)
         page.keyboard.press("n")
-        expect(page.locator(".lc-starts")).to_be_visible(timeout=60_000)
+        expect(page.locator(".lc-starts")).to_be_visible(timeout=LOAD_MS)
         page.keyboard.press("Control+Enter")
         by_keyboard = wait_for(lambda: count(studio, 2), "the run of two keys", 30)
     studio.stop()
@@ -115,7 +115,7 @@ def wrong_field(bench: Bench) -> Found:
     studio.start()
     with fresh_page(bench.browser) as page:
         page.goto(f"{studio.url}/?tab=new")
-        expect(page.locator(".lc-starts")).to_be_visible(timeout=60_000)
+        expect(page.locator(".lc-starts")).to_be_visible(timeout=LOAD_MS)
         times = []
         for _ in range(TIMES + 2):
             times.append(page.evaluate("probes.wrongValue('group_size', '1')") / 1000)

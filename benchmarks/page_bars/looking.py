@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from benchmarks.page_bars.bench import Bench, Found, ms, p95
-from benchmarks.page_bars.browser import charts, fresh_page
+from benchmarks.page_bars.browser import LOAD_MS, charts, fresh_page
 from benchmarks.page_bars.data import new_run
 from benchmarks.page_bars.studio import ROOT
 from bgpo.models.checkpoints import TrainingState, save_checkpoint
@@ -48,7 +48,7 @@ def replay(bench: Bench) -> Found:
     wire = bench.big.client().get(f"/api/runs/{bench.filled.rollouts}/rollouts/trace?{place}")
     with fresh_page(bench.browser) as page:
         page.goto(f"{bench.big.url}/?tab=lab&rollout={bench.filled.rollouts}-0-0-0")
-        expect(page.locator(".bgpo-lab .ds-filled")).to_have_count(512, timeout=60_000)
+        expect(page.locator(".bgpo-lab .ds-filled")).to_have_count(512, timeout=LOAD_MS)
         page.evaluate("probes.replay()")  # once for the compiler
         seen = page.evaluate("probes.replay()")
     each = statistics.mean(seen["times"])
@@ -131,7 +131,7 @@ def deep_link(bench: Bench) -> Found:
 def viewed(bench: Bench, url: str) -> dict[str, Any]:
     with fresh_page(bench.browser) as page:
         page.goto(url)
-        expect(page.locator(".chart:visible .nsewdrag")).to_have_count(3, timeout=60_000)
+        expect(page.locator(".chart:visible .nsewdrag")).to_have_count(3, timeout=LOAD_MS)
         page.wait_for_timeout(1000)
         return page.evaluate("probes.view()") | {f"chart {name}": one for name, one in charts(page).items()}
 
@@ -147,7 +147,7 @@ def accessibility(bench: Bench) -> Found:
                 page.goto(f"{bench.big.url}/?run={bench.filled.compared[0]}")
                 for area, content in AREAS.items():
                     page.locator(f"#area-{area}-button").click()
-                    expect(page.locator(content).first).to_be_visible(timeout=60_000)
+                    expect(page.locator(content).first).to_be_visible(timeout=LOAD_MS)
                     page.wait_for_timeout(300)
                     wrong += [f"{area} {width} {scheme}: {item}" for item in barriers(page)]
                     contrasts += page.evaluate("probes.contrasts()") if area == "runs" else []

@@ -66,14 +66,16 @@ const probes = {
     });
   },
 
-  // the highest value that is drawn of a run once it is read as a whole again
-  async highest(chart) {
-    const { live } = window.bgpo, plot = plotOf(chart);
-    const drawn = new Promise((done) => plot.once("plotly_afterplot", done));
+  // whether this becomes the highest value that is drawn, once the run is read as a whole again
+  async peaks(chart, value) {
+    const { live } = window.bgpo, plot = plotOf(chart), end = performance.now() + 3000;
     live.cursors.set(live.selected[0], 0);
-    await live.poll();
-    await drawn;
-    return Math.max(...plot.data.flatMap((trace) => trace.y.filter((y) => y !== null)));
+    live.poll();
+    while (performance.now() < end) {
+      await frame();
+      if (Math.max(...plot.data.flatMap((trace) => trace.y.filter((y) => y !== null))) === value) return true;
+    }
+    return false;
   },
 
   // from the end of the next drag until the finer curve is drawn

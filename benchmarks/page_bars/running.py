@@ -12,7 +12,7 @@ import time
 from playwright.sync_api import Page, expect
 
 from benchmarks.page_bars.bench import Bench, Found, ms, p95
-from benchmarks.page_bars.browser import fresh_page
+from benchmarks.page_bars.browser import LOAD_MS, fresh_page
 from benchmarks.page_bars.data import new_run
 from benchmarks.page_bars.studio import Studio, wait_for
 from benchmarks.page_bars.writer import names
@@ -52,10 +52,7 @@ def server_killed(bench: Bench) -> Found:
         again = time.perf_counter() - begun
     control.stop(db, run.id)
     wait_for(lambda: get_run(db, run.id).status == "stopped", "the run to stop")
-    points, cursor = [], 0
-    while len(more := points_after(db, run.id, cursor)[0]):
-        points += more
-        cursor = points_after(db, run.id, cursor)[1]
+    points, _ = points_after(db, run.id, 0, limit=10**7)
     steps = {point.step for point in points if point.metric == "reward/mean"}
     lost = len(set(range(min(steps), max(steps) + 1)) - steps)
     db.close()
@@ -82,13 +79,13 @@ def worker_killed(bench: Bench) -> Found:
     second = short_run(studio, db, train_steps=100_000, seed=1)
     with fresh_page(bench.browser) as page:
         page.goto(f"{studio.url}/?run={first.id}")
-        expect(page.locator(".bgpo-run-header .bgpo-chip").first).to_be_visible(timeout=60_000)
+        expect(page.locator(".bgpo-run-header .bgpo-chip").first).to_be_visible(timeout=LOAD_MS)
         begun = time.perf_counter()
         os.kill(get_run(db, first.id).pid, signal.SIGKILL)
         wait_for(lambda: get_run(db, first.id).status == "failed", "the run to fail")
         failed = time.perf_counter() - begun
         cause = page.locator(".bgpo-run-header .failure")
-        expect(cause).to_be_visible(timeout=30_000)
+        expect(cause).to_be_visible(timeout=LOAD_MS)
         shown, words = time.perf_counter() - begun, cause.inner_text()
         wait_for(lambda: get_run(db, second.id).status in ("launching", "running"), "the next run to start")
         following = time.perf_counter() - begun
