@@ -164,3 +164,13 @@ def test_an_axis_of_a_knob_is_linear_logarithmic_or_words(call):
 ])
 def test_what_is_left_is_a_range(call, seconds, words):
     assert call("run_row", "left", seconds) == words
+
+
+def test_points_go_on_and_are_put_in_place_when_a_resumed_run_writes_them_again(call):
+    series = call("series_maths", "addPoints", {"step": [], "value": []}, {"step": [0, 2, 4], "value": [1, 2, 3]})
+    assert series == {"step": [0, 2, 4], "value": [1, 2, 3]}
+    series = call("series_maths", "addPoints", series, {"step": [5, 6], "value": [4, 5]})
+    assert series == {"step": [0, 2, 4, 5, 6], "value": [1, 2, 3, 4, 5]}
+    again = {"step": [4, 3, 7], "value": [30, 25, 6], "low": [0, 0, 0]}  # low: not one of its columns
+    series = call("series_maths", "addPoints", series, again)
+    assert series == {"step": [0, 2, 3, 4, 5, 6, 7], "value": [1, 2, 25, 30, 4, 5, 6]}

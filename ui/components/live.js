@@ -4,6 +4,7 @@
 // "view" (view.js), "marks" and "window" (the charts') are announced here as well.
 
 import { get } from "/assets/dom.js";
+import { addPoints } from "/assets/series_maths.js";
 
 const BUSY = new Set(["queued", "launching", "running"]);
 const FAST_MS = 1000;
@@ -165,7 +166,7 @@ class Live extends EventTarget {
       const store = this.points.get(id);
       for (const [metric, [steps, seconds, values, low, high]] of Object.entries(part.metrics)) {
         store[metric] ??= { step: [], seconds: [], value: [], ...(low ? { low: [], high: [] } : {}) };
-        add(store[metric], { step: steps, seconds, value: values, low: low || values, high: high || values });
+        addPoints(store[metric], { step: steps, seconds, value: values, low: low || values, high: high || values });
       }
       this.cursors.set(id, part.cursor);
       this.rebucket(id, part);
@@ -187,26 +188,6 @@ class Live extends EventTarget {
     this.connected = connected;
     this.emit("connection");
   }
-}
-
-// Points come in order, except after a resume, which writes the same steps again. A long run also has `low` and `high`,
-// the extremes of its buckets.
-function add(series, more) {
-  const names = Object.keys(series);
-  let last = series.step[series.step.length - 1] ?? -1;
-  const onward = more.step.every((step) => { const later = step > last; last = step; return later; });
-  more.step.forEach((step, i) => {
-    const place = onward ? series.step.length : placeOf(series.step, step);
-    const known = !onward && series.step[place] === step;
-    for (const name of names) if (onward) series[name].push(more[name][i]); else series[name].splice(place, known ? 1 : 0, more[name][i]);
-  });
-}
-
-// The first place whose step is not below this one.
-function placeOf(steps, step) {
-  let low = 0, high = steps.length;
-  while (low < high) { const middle = (low + high) >> 1; if (steps[middle] < step) low = middle + 1; else high = middle; }
-  return low;
 }
 
 export function writeUrl(changes) {

@@ -100,3 +100,17 @@ export function csv(header, rows) {
   };
   return [header, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
+
+// Points come in order, except after a resume, which writes the same steps again. A long run also has `low` and `high`,
+// the extremes of its buckets. Changes `series`.
+export function addPoints(series, more) {
+  const names = Object.keys(series);
+  let last = series.step[series.step.length - 1] ?? -1;
+  const onward = more.step.every((step) => { const later = step > last; last = step; return later; });
+  more.step.forEach((step, i) => {
+    const place = onward ? series.step.length : placeOf(series.step, step);
+    const known = !onward && series.step[place] === step;
+    for (const name of names) if (onward) series[name].push(more[name][i]); else series[name].splice(place, known ? 1 : 0, more[name][i]);
+  });
+  return series;
+}
