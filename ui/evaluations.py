@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
 
 from bgpo.config import TrainConfig
 from bgpo.models.decoding_knobs import eval_lengths
-from bgpo.training.metrics import at_length
+from bgpo.training.metrics import COMPLETIONS_FILE, EVALUATIONS, at_length, evaluation_file
 from storage.checkpoints import checkpoints_of
 from storage.metrics import values_by_step
-from storage.runs import Run, list_runs
+from storage.runs import Run, get_run, list_runs
 from ui import run_words
-from ui.answers import json_answer
+from ui.answers import RefusedRequest, json_answer
 from ui.run_summaries import short
 from ui.services import Services
 
@@ -45,6 +46,23 @@ def add(router: APIRouter, services: Services) -> None:
     def evaluations(request: Request) -> Response:
         runs = list_runs(services.db)
         return json_answer(request, table(measured(services, runs), {run.id: run.name for run in runs}))
+
+    @router.get("/runs/{run_id}/judged")
+    def judged(run_id: int, step: int | None = None) -> Response:
+        return FileResponse(judged_file(services, run_id, step), media_type="application/x-ndjson",
+                            filename=f"run-{run_id}{'' if step is None else f'-step-{step}'}-completions.jsonl")
+
+
+def judged_file(services: Services, run_id: int, step: int | None) -> Path:
+    """Every completion of an evaluation with its verdict; `step` None: of a run of the job `evaluate`.
+
+    Raises RunNotFound, and RefusedRequest where there is no such file.
+    """
+    folder = Path(get_run(services.db, run_id).folder)
+    path = folder / COMPLETIONS_FILE if step is None else folder / EVALUATIONS / evaluation_file(step)
+    if not path.is_file():
+        raise RefusedRequest("The completions of this evaluation are not on this machine any more.", 404)
+    return path
 
 
 def measured(services: Services, runs: Iterable[Run]) -> list[Measured]:
@@ -127,6 +145,7 @@ def _cell(one: Measured, values: Mapping[str, float | None], times: int) -> dict
     config = one.config
     numbers = {name.removeprefix("eval/"): short(values.get(name)) for name in METRICS}
     return numbers | {
-        "problems": config.eval_problems, "samples": config.eval_samples, "evaluation": one.run.id, "times": times,
+        "problems": config.eval_problems, "samples": config.eval_samples, "evaluation": one.run.id,
+        "times": times, "of_step": one.step,
         "cache": config.eval_cache, "schedule": config.eval_schedule,
     }

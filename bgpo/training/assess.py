@@ -25,12 +25,13 @@ from bgpo.tasks.registry import open_task
 from bgpo.training.evaluation import HeldOutCompletion
 from bgpo.training.listener import Listener, Outcome
 from bgpo.training.machine import choose_device
+from bgpo.training.metrics import COMPLETIONS_FILE
 from bgpo.training.plugins import judge_of, keep_copies, task_of
 from bgpo.training.policy import fresh_policy, refuse_other_blocks
 from bgpo.training.scores import Score, assess
 from bgpo.training.seeds import python_random
 
-COMPLETIONS_FILE, RESULTS_FILE = "completions.jsonl", "evaluation.json"
+RESULTS_FILE = "evaluation.json"
 SPLITS = ("held_out", "validation")
 _SHOWN = 200
 

@@ -24,7 +24,6 @@ from bgpo.training.scores import Judged, Score, assess, evaluation_settings, jud
 from bgpo.training.seeds import derived_seed, python_random
 
 SHOWN = 6
-EVALUATIONS = "evaluations"  # in the run's folder: a file of all held-out completions per evaluation
 _ROWS_PER_PASS = 512
 
 

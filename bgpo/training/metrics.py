@@ -24,6 +24,15 @@ class Metric:
     help: str
 
 
+# every held-out completion with its verdict, in a run's folder: a file per evaluation, and the job evaluate's one
+EVALUATIONS, COMPLETIONS_FILE = "evaluations", "completions.jsonl"
+
+
+def evaluation_file(step: int) -> str:
+    """The name of an evaluation's file in EVALUATIONS."""
+    return f"step-{step:06d}.jsonl"
+
+
 def at_length(name: str, length: int) -> str:
     """The name under which a run logs a metric of evaluations at one completion length."""
     return f"{name}/{length}"

@@ -28,16 +28,11 @@ from bgpo.models.registry import MODELS
 from bgpo.tasks.base import Task, with_prompt_length
 from bgpo.tasks.listed import ListedTask
 from bgpo.training import warmup
-from bgpo.training.evaluation import (
-    EVALUATIONS,
-    evaluate,
-    held_out_problems,
-    validation_problems,
-    validation_reward,
-)
+from bgpo.training.evaluation import evaluate, held_out_problems, validation_problems, validation_reward
 from bgpo.training.likelihood import Passes
 from bgpo.training.listener import Listener, Outcome, StopRequested
 from bgpo.training.machine import choose_device, largest_token_budget, memory_metrics, threads_for
+from bgpo.training.metrics import EVALUATIONS, evaluation_file
 from bgpo.training.optimizer import policy_optimizer, set_learning_rate
 from bgpo.training.plugins import judge_of, keep_copies, objective_of, task_of
 from bgpo.training.policy import fresh_policy, reference_policy, resumed, trainable
@@ -252,7 +247,7 @@ class _Run:
         chosen_on = validation_reward(
             self.model, self.task, self.config, self.validation, self.judge, self._check
         )
-        keep(result.judged, self.folder / EVALUATIONS / f"step-{self.step:06d}.jsonl", traces=False)
+        keep(result.judged, self.folder / EVALUATIONS / evaluation_file(self.step), traces=False)
         # in this order: a page that sees the reward then finds the samples, too
         self.listener.completions(self.step, result.shown)
         self.listener.metrics(self.step, result.metrics | chosen_on | {"time/evaluation_s": time.monotonic() - start})

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from bgpo.config import TrainConfig
 from bgpo.presets import PRESETS
+from bgpo.training.metrics import at_length, evaluation_file
 from storage.checkpoints import add_checkpoint
 from storage.database import Database
 from storage.metrics import Point, flush
@@ -93,3 +94,30 @@ def test_the_table_is_sorted_widened_and_filled_from_a_checkpoint(app, db, page)
     expect(page.get_by_label("Start from", exact=False).first).to_have_value(f"run:{one.id}@5")
     expect(page.get_by_text(f"Measures run:{one.id}@5; nothing is trained.")).to_be_visible()
     assert page.evaluate("window.hacked") is None
+
+
+def test_what_a_run_measures_on_its_way_stands_beside_evaluations_of_its_checkpoints(services, client):
+    db, folder = services.db, services.runs_folder
+    config = PRESETS["adder"].config().with_values(eval_lengths="8,16", eval_samples=2)
+    run = create_run(db, name="on its way", config_json=config.to_json(), train_steps=9, runs_folder=folder,
+                     status="stopped")
+    for step in (0, 5, 9):
+        flush(db, run.id, [Point(at_length(f"eval/{name}", length), step, 1.0, step / 10) for length in (8, 16)
+                           for name in ("pass_1", "pass_1_low", "pass_1_high", "pass_k", "tokens", "nfe")])
+        if step:  # the first one's has been freed
+            add_checkpoint(db, run.id, step, "evaluation", str(Path(run.folder, "checkpoints", f"step-{step:06d}")))
+    later = evaluated(db, folder, {16: 0.7}, run, 9)
+
+    rows = client.get("/api/evaluations").json()["rows"]
+    assert [(row["run"], row["step"]) for row in rows] == [(run.id, 5), (run.id, 9)]
+    cells = [sorted((cell["evaluation"], cell["of_step"], cell["pass_1"]) for cell in row["cells"].values())
+             for row in rows]
+    assert cells == [[(run.id, 5, 0.5)] * 2, [(run.id, 9, 0.9), (later.id, None, 0.7)]]
+
+    address = f"/api/runs/{run.id}/judged"
+    assert client.get(f"{address}?step=5").status_code == client.get(address).status_code == 404
+    Path(run.folder, "evaluations").mkdir(parents=True)
+    Path(run.folder, "evaluations", evaluation_file(5)).write_text('{"solved": true}\n')
+    assert client.get(f"{address}?step=5").text == '{"solved": true}\n'
+    assert client.get(f"{address}?step=../5").status_code == 422
+    assert client.get("/api/runs/99/judged").status_code == 404

@@ -128,5 +128,6 @@ function cell(one, best) {
     el("div", { class: "bar", "aria-hidden": "true" }, el("i", { style: { width: percent(one.pass_1) } }),
       el("u", { style: { left: percent(one.pass_1_low), width: percent(one.pass_1_high - one.pass_1_low) } })),
     el("small", { class: "bgpo-soft", text: `${figure(one.pass_1_low)} to ${figure(one.pass_1_high)}` }),
-    el("small", { class: "bgpo-sr", text: `, ${facts[1]}` }));
+    el("small", { class: "bgpo-sr", text: `, ${facts[1]}` }),
+    el("a", { class: "all", href: `/api/runs/${one.evaluation}/judged${one.of_step === null ? "" : `?step=${one.of_step}`}`, download: "", text: "completions", title: "Every completion with its verdict, one JSON object a line" }));
 }
