@@ -9,6 +9,7 @@ import pytest
 
 from bgpo.config import GROUPS, KNOBS, ConfigError, TrainConfig, differences
 from bgpo.presets import PRESETS
+from bgpo.tasks.registry import TASKS
 
 
 def sentence(values: dict) -> dict[str, str]:
@@ -119,3 +120,32 @@ def test_frozen():
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_presets_are_valid(preset):
     assert TrainConfig.from_json(preset.config().to_json()) == preset.config()
+
+
+LARGE = {name: preset for name, preset in PRESETS.items() if preset.needs_gpu}
+
+
+@pytest.mark.parametrize("preset", LARGE.values(), ids=LARGE)
+def test_a_preset_of_a_large_model_says_what_it_needs(preset):
+    config, task = preset.config(), TASKS[preset.config().task]
+    assert "NVIDIA GPU of about" in preset.summary and "a download of" in preset.summary
+    read = [config.data] if config.data else [table.hub for table in getattr(task, "published", {}).values()]
+    assert all(hub in preset.summary for hub in read)
+    assert read or "made here" in preset.summary
+    assert ("sandbox" in preset.summary) == (task.name in ("mbpp", "humaneval"))
+
+
+def test_presets_have_the_settings_of_the_paper():
+    """arXiv 2510.11683, section 4.1 and table 5: (n_t, completion, denoising steps, steps)."""
+    assert {name: (c.mc_samples, c.completion_length, c.denoising_steps, c.train_steps) for name in LARGE
+            if (c := PRESETS[name].config()).job == "train" and c.model == "llada"} == {
+        "llada_gsm8k": (16, 512, 256, 700), "llada_math": (16, 512, 256, 700), "llada_code": (16, 512, 512, 560),
+        "llada_countdown": (16, 256, 128, 560), "llada_sudoku": (32, 256, 128, 400),
+    }
+    for preset in LARGE.values():
+        c = preset.config()
+        assert (c.block_length, c.eval_lengths) == (32, "128,256,512")
+        if c.job == "train":
+            assert (c.prompts_per_step, c.group_size, c.learning_rate, c.advantage) == (16, 8, 5e-7, "std")
+        else:
+            assert c.eval_samples == 1 and c.eval_tokens_per_pass == 1

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import worker
 from bgpo.jobs.chat import Chat, ChatError
-from bgpo.models.checkpoints import load_model
+from bgpo.models.checkpoints import TrainingState, load_model, save_checkpoint
 from bgpo.models.hub import local_folder
+from bgpo.models.loading import Overrides, load
 from bgpo.training import policy
 from storage.checkpoints import checkpoints_of
 from storage.database import open_database
@@ -125,6 +126,26 @@ def test_chat_refuses_blocks_that_the_model_cannot_read(tmp_path, train):
         }))
 
 
+def test_what_a_model_was_saved_with_counts_and_not_the_familys_usual_block(tmp_path):
+    model = load(published.converted(tmp_path / "m"), "a2d_block", overrides=Overrides(attention_block=4))
+    save_checkpoint(tmp_path / "saved", model, TrainingState("training", 0, 0.0, 1), None)
+    knobs = {"model": "a2d_block", "start_from": str(tmp_path / "saved"), "warmup_steps": 0}
+    long = {"completion_length": 32, "denoising_steps": 32}
+    for values, words in (
+        (long | {"block_length": 32}, "block_length = 32 does not divide the model's blocks of 4"),
+        ({"attention_block": 8}, "trained with blocks of 4 tokens; set attention_block to 0 or 4"),
+        (long | {"attention_block": 32, "block_length": 32, "cache": "block_causal"}, "trained with blocks of 4"),
+    ):
+        config = TrainConfig.parse(knobs | values)
+        with pytest.raises(ValueError, match=words):
+            policy.fresh_policy(config, torch.device("cpu"))
+        with pytest.raises(ValueError, match="blocks of 4"):
+            moved = {"model_path": str(tmp_path / "saved"), "start_from": ""}
+            policy.fresh_policy(config.with_values(**moved), torch.device("cpu"))
+    fitting = TrainConfig.parse(knobs | {"attention_block": 4, "block_length": 4, "cache": "block_causal"})
+    assert policy.fresh_policy(fitting, torch.device("cpu")).attention_block == 4
+
+
 @pytest.mark.parametrize("knobs, at, words", [
     ({"model": "llada"}, "model_path", "no weights to read; give a hub id or a folder"),
     ({"model_path": "owner/name"}, "model_path", "means nothing to model = tiny"),
@@ -139,6 +160,11 @@ def test_chat_refuses_blocks_that_the_model_cannot_read(tmp_path, train):
      "block_length", "does not divide the model's blocks of 32"),
     ({"model": "a2d_block", "model_path": "a/b", "attention_block": 4, "block_length": 8}, "block_length",
      "blocks of 4"),
+    ({"model": "a2d_block", "model_path": "a/b", "attention_block": 8, "block_length": 4, "cache": "block_causal"},
+     "cache", "keeps finished blocks of 8 tokens, and block_length = 4 would keep unfinished ones"),
+    ({"model": "a2d_block", "model_path": "a/b", "attention_block": 8, "block_length": 4, "eval_lengths": "8,12"},
+     "eval_lengths", "8,12 holds no whole number of the model's blocks of 8"),
+    ({"model": "dream", "model_path": "a/b", "eval_lengths": "8,2048"}, "eval_lengths", "8,2048 after prompts of"),
 ])
 def test_contradictions_between_model_knobs(knobs, at, words):
     with pytest.raises(ConfigError) as caught:
