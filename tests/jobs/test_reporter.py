@@ -51,6 +51,7 @@ class HeldOut:
 
     index, prompt, completion, expected, reward, reason = 2, "37+48", "075", "085", 0.0, "075 is not 085"
     trace = '[[1, 0, "0", 0.9]]'
+    solved = False
 
 
 def points(db, run) -> dict[tuple[str, int], float | None]:
@@ -121,7 +122,7 @@ def test_completions_and_checkpoints_become_rows(db, run, start):
     reporter.checkpoint(5, "evaluation", Path("/x/step-000005"), 0.25)
     assert reporter.close()
     assert completions_of(db, run.id) == [
-        Completion(5, "held_out", 2, "37+48", "075", "085", 0.0, "075 is not 085", HeldOut.trace)
+        Completion(5, "held_out", 2, "37+48", "075", "085", 0.0, "075 is not 085", HeldOut.trace, False)
     ]
     (saved,) = checkpoints_of(db, run.id)
     assert (saved.step, saved.kind, saved.folder, saved.reward) == (5, "evaluation", "/x/step-000005", 0.25)
