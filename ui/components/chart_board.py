@@ -89,6 +89,8 @@ CHARTS: dict[str, Chart] = {
                 "reward/heldout_sampled", "Held-out, T = 1", band="reward/heldout_sampled_se", dots=True, dash="dot",
             ),
             Series("reward/mean", "Train", faint=True, alone=True),
+            Series("reward/validation_greedy", "Validation, greedy", band="reward/validation_greedy_se", faint=True,
+                   dash="dash", alone=True),
         ),
         floor=0, ceiling=1, reference="reward/heldout_greedy", reference_label="warm start",
         note="Bands are one standard error over the held-out problems.", waits="train",

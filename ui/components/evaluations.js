@@ -94,8 +94,11 @@ function checks(run) { return Math.floor(run.step / (live.knob(run, "eval_every"
 
 function place(row) { return `${row.name} ${String(row.step ?? "").padStart(9, "0")}`; }
 
-// With two rows or more: of a single one it says nothing that it is the best.
-function highest(values) { return values.length > 1 ? Math.max(...values) : NaN; }
+// Where they differ: of a single one, or of equal ones, it says nothing that it is the best.
+function highest(values) {
+  const most = Math.max(...values);
+  return values.some((value) => value < most) ? most : NaN;
+}
 
 // Runs are relatives when their lines of parents end in the same run.
 function related(row, focus) { return row.run !== null ? root(row.run) === root(focus.id) : Object.values(row.cells).some((one) => one.evaluation === focus.id); }
