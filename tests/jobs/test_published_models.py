@@ -58,6 +58,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow  # the next test does the same in this process
 def test_a_worker_process_trains_a_published_model(tmp_path):
     folder = published.llada(tmp_path / "published")
     done = subprocess.run(

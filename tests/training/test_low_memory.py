@@ -79,7 +79,11 @@ def assert_same_files(left, right) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a), "weights, masters or moments differ"
 
 
-@pytest.mark.parametrize("way", WAYS)
+# "lora on bf16" goes through both; "pure bf16" through no code that "bf16" does not
+ALONE = {"lora", "pure bf16"}
+
+
+@pytest.mark.parametrize("way", [pytest.param(w, marks=pytest.mark.slow if w in ALONE else ()) for w in WAYS])
 def test_stopped_and_resumed_equals_uninterrupted(home, finished, tmp_path, way):
     whole = finished(way, **WAYS[way])
     first, second = StopsAtStep(3), Recorder()
