@@ -51,6 +51,12 @@ def add(router: APIRouter, services: Services) -> None:
         body = await body_of(request)
         return json_answer(request, await run_in_threadpool(start, services, body), 201)
 
+    @router.post("/runs/{run_id}/evaluate")
+    async def evaluate(request: Request, run_id: int) -> Response:
+        await body_of(request)
+        run = await run_in_threadpool(control.evaluate, services.db, run_id, services.runs_folder)
+        return json_answer(request, {"id": run.id}, 201)
+
     @router.post("/runs/{run_id}/{action}")
     async def button(request: Request, run_id: int, action: str) -> Response:
         await body_of(request)

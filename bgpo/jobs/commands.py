@@ -89,6 +89,13 @@ def _fork(db: Database, given: argparse.Namespace) -> int:
     return _submit(db, config.with_values(start_from=reference(parent.id, step or "newest")), given)
 
 
+def _evaluate(db: Database, given: argparse.Namespace) -> int:
+    run_id, _, step = given.run.partition("@")
+    _show([control.evaluate(db, _id(run_id), _data_dir(given, db) / "runs", step)], given, time.time())
+    _say_who_starts(db)
+    return DONE
+
+
 def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int:
     runs_folder = _data_dir(given, db) / "runs"
     place = {"priority": queueing.PRIORITIES[given.priority], "after_id": given.after, "start_at": _time(given.at)}
@@ -98,11 +105,15 @@ def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int
         lines = "\n".join(given.sweep)
         runs = sweeps.launch(db, config, lines, given.samples, runs_folder, given.name or "", **place)
     elif given.here:
+        if given.evaluate:
+            raise Refused("What computes here is evaluated by a command of its own when it has ended: evaluate RUN.")
         # paused: no app takes it in the moment before it begins here
         run = control.submit(db, config, runs_folder, given.name, status="paused")
         return _here(db, run.id, given)
     else:
         runs = [control.submit(db, config, runs_folder, given.name, **place)]
+    if given.evaluate:
+        runs += [control.evaluate(db, run.id, runs_folder) for run in runs]
     _show(runs, given, time.time())
     _say_who_starts(db)
     return DONE
@@ -311,6 +322,8 @@ def _parser() -> argparse.ArgumentParser:
     fork.add_argument("run", metavar="RUN[@STEP]", help="12 (its newest checkpoint), 12@40 or 12@best")
     _add_place(fork)
     add_config_arguments(fork)
+    measure = command("evaluate", "Queue an evaluation of a run: now, or when it ends, if it goes on.", _evaluate)
+    measure.add_argument("run", metavar="RUN[@STEP]", help="12 (its best checkpoint), 12@40 or 12@newest")
     runs(command("stop", "Ask runs to save a checkpoint and end.", _each(control.stop)))
     runs(command("pause", "Ask runs to save a checkpoint and wait until they are resumed.", _each(control.pause)))
     runs(command("kill", "End runs at once, without a checkpoint.", _each(control.kill)))
@@ -338,6 +351,7 @@ def _add_place(made: argparse.ArgumentParser) -> None:
     made.add_argument("--priority", choices=queueing.PRIORITIES, default="normal")
     made.add_argument("--at", metavar="TIME", help="not before: 22:30, tomorrow 7:00, 2026-11-26 02:00, in 90 min")
     made.add_argument("--after", metavar="RUN", type=int, help="not before that run has ended")
+    made.add_argument("--evaluate", action="store_true", help="and evaluate its best checkpoint when it ends")
     made.add_argument("--sweep", metavar="'KNOB = A, B'", action="append",
                       help="a knob's values or range (1e-5..1e-3 log); once per knob, every combination is a run")
     made.add_argument("--samples", metavar="N", type=int, default=0, help="draw so many combinations instead of all")

@@ -12,11 +12,12 @@ from typing import Any
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.ends import OUT_OF_MEMORY, smaller_budget
-from bgpo.jobs.lineage import origin
+from bgpo.jobs.lineage import origin, reference
 from storage.database import Database, StorageError
 from storage.labels import plain_line
 from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, request, transition
 
+MAKES_CHECKPOINTS = ("train", "finetune")  # jobs
 RESUMABLE = ("paused", "stopped", "failed")
 NAME_LIMIT = 80  # characters
 _WHO = "user"
@@ -52,6 +53,25 @@ def submit(db: Database, config: TrainConfig, runs_folder: Path, name: str | Non
         )
     except StorageError as error:
         raise ControlError(str(error)) from error
+
+
+def evaluate(db: Database, id: int, runs_folder: Path, which: str = "") -> Run:
+    """Queues an evaluation of a run's checkpoint: at once, or when the run ends, if it goes on.
+
+    Args:
+        which: a step, `best` or `newest`; by default the best of a run that measures itself, the newest of any other.
+
+    Raises:
+        ControlError: a run that is none, or that leaves no checkpoints.
+        ConfigError: a checkpoint that is not there.
+    """
+    run = _get(db, id)
+    config = TrainConfig.from_json(run.config_json)
+    if config.job not in MAKES_CHECKPOINTS:
+        raise ControlError(f"Run {id} leaves no checkpoint to evaluate: its job is {config.job}.")
+    which = which or ("best" if config.job == "train" else "newest")
+    measured = config.with_values(job="evaluate", start_from=reference(id, which))
+    return submit(db, measured, runs_folder, one_line_name(f"evaluate {run.name}"[:NAME_LIMIT]))
 
 
 def one_line_name(name: str) -> str:

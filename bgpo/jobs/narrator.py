@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -32,7 +33,7 @@ class Narrator:
     def say(self, text: str) -> None:
         """One timestamped line (a traceback may have more)."""
         line = f"{time.strftime('%H:%M:%S')} {text}"
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # on a full disk a line is lost, and not the run
             if self._log:
                 self._log.write(line + "\n")
                 self._print(line)
@@ -41,10 +42,11 @@ class Narrator:
 
     def file_only(self, text: str) -> None:
         """Text for the log alone; a terminal is spared it."""
-        if self._log:
-            self._log.write(text)
-        else:
-            print(text, end="", flush=True)
+        with contextlib.suppress(OSError):
+            if self._log:
+                self._log.write(text)
+            else:
+                print(text, end="", flush=True)
 
     def phase(self, name: str, done: int, total: int) -> None:
         if name == "evaluating":  # comes between training steps; its result is what is worth a line
@@ -78,7 +80,8 @@ class Narrator:
     def close(self) -> None:
         self._close_bar()
         if self._log:
-            self._log.close()
+            with contextlib.suppress(OSError):
+                self._log.close()
             self._log = None
 
     def _print(self, line: str) -> None:

@@ -28,6 +28,7 @@ except ImportError:  # Windows
     import msvcrt
 
 LOCK, LOG, EXIT, RESULT = "run.lock", "log.txt", "exit.json", "result.json"
+ROOM, _ROOM_BYTES = "last-word.room", 32_768
 RUNNER_PID = "BGPO_RUNNER_PID"  # in the worker's environment: who holds the lock for it
 RUN_FOLDER = "BGPO_RUN_FOLDER"  # in the environment of every process of a run, whoever its parent is by now
 ALREADY_LOCKED = 71  # exit code of a runner that finds another at work
@@ -163,6 +164,24 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def keep_room(folder: Path) -> None:
+    """Takes a little of the disk for the last word of a run that may end because the disk is full."""
+    try:
+        (folder / ROOM).write_bytes(os.urandom(_ROOM_BYTES))
+    except OSError:  # full already: the first checkpoint says so
+        (folder / ROOM).unlink(missing_ok=True)
+
+
+def write_last_word(folder: Path, content: dict[str, Any]) -> None:
+    """result.json, in the room that was kept for it if there is no other. Raises OSError when that is not enough."""
+    try:
+        write_json(folder / RESULT, content)
+    except OSError:
+        (folder / ROOM).unlink(missing_ok=True)
+        write_json(folder / RESULT, content)
+    (folder / ROOM).unlink(missing_ok=True)
 
 
 def forget_last_end(folder: Path) -> None:

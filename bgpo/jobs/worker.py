@@ -259,6 +259,7 @@ def _work(db: Database, run: Run, signals: StopSignals, *, in_terminal: bool, as
 def _do(config: TrainConfig, run: Run, reporter: Reporter) -> End:
     folder = Path(run.folder)
     (folder / "config.json").write_text(config.to_json())
+    runner.keep_room(folder)
     if reporter.should_stop():
         return _stopped(reporter, "before it began; Resume starts it.")
     reporter.watch(Health(config))
@@ -287,7 +288,7 @@ def _conclude(db: Database, run: Run, reporter: Reporter, narrator: Narrator, en
     """
     result = {"status": end.status, "reason": end.reason, "kind": end.kind, "step": reporter.step}
     try:
-        runner.write_json(Path(run.folder) / runner.RESULT, result)
+        runner.write_last_word(Path(run.folder), result)
     except OSError as error:
         narrator.say(f"result.json could not be written ({error.strerror}).")
     complete = reporter.close()

@@ -187,6 +187,12 @@ def load_optimizer(
             optimizer.state[masters.get(name, parameter)] = {key: _from_tensor(v) for key, v in entries.items()}
 
 
+def discard_half_written(checkpoints: Path) -> None:
+    """Removes what a process left that was killed while it saved. Only for the one that holds the run."""
+    for staging in checkpoints.glob(".step-*"):
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def newest(checkpoints: Path) -> Path | None:
     """The furthest whole checkpoint that training can go on from; damaged ones are passed over."""
     for folder in sorted(checkpoints.glob("[!.]*"), key=_progress, reverse=True):

@@ -21,7 +21,14 @@ from torch import Tensor
 from bgpo.algorithm.elbo import Head, Pairs, backward_in_chunks, dense, scored_rows, token_logprob
 from bgpo.algorithm.masking import draw_masks
 from bgpo.config import TrainConfig
-from bgpo.models.checkpoints import TrainingState, load_optimizer, load_state, newest, save_checkpoint
+from bgpo.models.checkpoints import (
+    TrainingState,
+    discard_half_written,
+    load_optimizer,
+    load_state,
+    newest,
+    save_checkpoint,
+)
 from bgpo.models.denoiser import Denoiser
 from bgpo.training.examples import Example, ExamplesError, fingerprint, read_examples
 from bgpo.training.likelihood import Passes, within_memory
@@ -139,6 +146,7 @@ class _Finetune:
         return Outcome("finished", self.step)
 
     def _begin(self, examples: list[Example]) -> None:
+        discard_half_written(self.checkpoints)
         found = newest(self.checkpoints)
         if found:
             self._resume(found)

@@ -17,6 +17,7 @@ from bgpo.algorithm.elbo import Head, Pairs, token_logprob
 from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.checkpoints import (
     TrainingState,
+    discard_half_written,
     load_model,
     load_optimizer,
     load_state,
@@ -80,6 +81,7 @@ class _Run:
 
     def run(self) -> Outcome:
         self.listener.phase("starting", 0, 1)
+        discard_half_written(self.checkpoints)
         found = newest(self.checkpoints)
         state = load_state(found) if found else None
         if state:

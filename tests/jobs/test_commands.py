@@ -110,6 +110,23 @@ def test_fork_takes_a_checkpoint_and_changes_knobs(db, jobs, row):
         TrainConfig(seed=7, learning_rate=1e-4, start_from="/runs/step-5").to_json())
 
 
+def test_evaluate_waits_for_a_run_that_goes_on_and_measures_one_that_has_ended(db, jobs, row):
+    going, ended = row("running", TrainConfig(seed=7).to_json()), row("finished", TrainConfig().to_json())
+    waits = answer(jobs("evaluate", going.id, "--json"))[0]
+    assert (waits["after_id"], waits["status"], waits["config"]["job"]) == (going.id, "queued", "evaluate")
+    assert waits["config"]["start_from"] == f"run:{going.id}@best" and waits["config"]["seed"] == 7
+    add_checkpoint(db, ended.id, 5, "evaluation", "/runs/step-5", 0.5)
+    made = answer(jobs("evaluate", f"{ended.id}@5", "--json"))[0]
+    assert (made["after_id"], made["parent_step"], made["config"]["start_from"]) == (None, 5, "/runs/step-5")
+    assert jobs("evaluate", made["id"])[0] == 4 and "leaves no checkpoint" in jobs("evaluate", made["id"])[2]
+    assert jobs("evaluate", 99)[0] == 3
+
+
+def test_start_with_its_evaluation_is_one_command(db, jobs):
+    run, evaluation = answer(jobs("start", "--preset", "adder", "--evaluate", "--json"))
+    assert (evaluation["after_id"], evaluation["name"]) == (run["id"], f"evaluate {run['name']}")
+
+
 def test_the_queue_is_shown_moved_planned_and_paused(db, jobs, row):
     ids = [row("queued", TrainConfig().to_json()).id for _ in range(3)]
     assert [run["id"] for run in answer(jobs("queue", "move", ids[2], 1, "--json"))] == [ids[2], ids[0], ids[1]]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -9,6 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from bgpo.models import checkpoints
 from bgpo.models.checkpoints import CheckpointError, TrainingState, load_model, load_optimizer, newest, save_checkpoint
 from bgpo.models.tiny import build_tiny
+from tests.waiting import PATIENCE
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -89,3 +97,59 @@ def test_a_save_that_fails_leaves_the_old_one_and_nothing_else(tmp_path, trained
         _save(folder, trained, 1)
     checkpoints.verify(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from bgpo.models import checkpoints as c
+from bgpo.models.tiny import build_tiny
+
+folder = Path(sys.argv[1])
+
+def save(step, last):
+    left = [last]
+    def dying(real):
+        def act(*given, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given, **named)
+        return act
+    for place, name in ((c, "save_published"), (c, "save_file"), (c, "_sync"), (os, "rename"), (c.shutil, "rmtree")):
+        setattr(place, name, dying(getattr(place, name)))
+    model = build_tiny(torch.Generator().manual_seed(0))
+    state = c.TrainingState("training", step, 0.0, 1)
+    c.save_checkpoint(folder / f"step-{step:06d}", model, state, torch.optim.AdamW(model.model.parameters()))
+
+def in_a_process_of_its_own(step, last):
+    pid = os.fork()
+    if pid == 0:
+        save(step, last)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+assert in_a_process_of_its_own(1, 99) == 0
+for last in range(1, 99):
+    code = in_a_process_of_its_own(2, last)
+    print(code, c.newest(folder).name, len(list(folder.glob(".*"))), flush=True)
+    if code == 0:
+        break
+c.discard_half_written(folder)
+print(sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_a_process_that_is_killed_at_any_point_of_a_save_leaves_the_one_before(tmp_path):
+    """At every file, sync and rename; the last save is whole. What the dead have left is removed at the next start."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    *kills, (code, name, _) = [line.split() for line in done.stdout.splitlines()[:-1]]
+    assert (code, name) == ("0", "step-000002")
+    assert len(kills) > 5 and {code for code, _, _ in kills} == {str(-signal.SIGKILL)}
+    names = [name for _, name, _ in kills]
+    assert names == sorted(names) and names[0] == "step-000001"
+    assert int(kills[-1][2]) > 1
+    assert done.stdout.splitlines()[-1] == "['step-000001', 'step-000002']"

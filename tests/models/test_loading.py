@@ -180,3 +180,20 @@ def test_the_built_in_model_goes_through_the_same_path(tmp_path):
     again = load(tmp_path / "saved")
     assert again.spec == model.spec
     assert all(torch.equal(a, b) for a, b in zip(model.model.parameters(), again.model.parameters()))
+
+
+def test_code_and_pickles_in_a_folder_are_never_run(tmp_path):
+    """A config that names classes of its own, their file, and weights that are a program when they are unpickled."""
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    save_published(build_tiny(torch.Generator().manual_seed(0)), folder)
+    edit(folder / "config.json", lambda c: c | {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}})
+    edit(folder / "tokenizer_config.json", lambda c: c | {"auto_map": {"AutoTokenizer": ["modeling_evil.Evil", None]}})
+    (folder / "modeling_evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil: pass\n")
+    program = f"cos\nsystem\n(S'touch {ran}'\ntR.".encode()
+    (folder / "pytorch_model.bin").write_bytes(program)
+    assert load(folder).mask_id >= 0  # the safetensors beside them are read, by classes of the library
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(ModelError):
+        load(folder)
+    assert not ran.exists()

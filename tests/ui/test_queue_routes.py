@@ -87,6 +87,17 @@ def test_pause_and_smaller_are_buttons(client, services, queued):
     assert get_run(services.db, queued[0]).status == "queued"
 
 
+def test_evaluate_when_it_ends_is_one_button(client, services, queued):
+    made = client.post(f"/api/runs/{queued[0]}/evaluate", json={})
+    assert made.status_code == 201
+    run = get_run(services.db, made.json()["id"])
+    assert (run.after_id, run.status) == (queued[0], "queued")
+    assert TrainConfig.from_json(run.config_json).job == "evaluate"
+    shown = next(item for item in client.get("/api/live").json()["runs"] if item["id"] == run.id)
+    assert shown["after"] == queued[0] and shown["knobs"]["job"] == "evaluate"
+    assert client.post(f"/api/runs/{run.id}/evaluate", json={}).status_code == 409
+
+
 def test_the_whole_log_is_downloaded(client, services, queued):
     folder = Path(get_run(services.db, queued[0]).folder)
     (folder / "log.earlier.txt").write_text("first\n")

@@ -200,6 +200,38 @@ def test_a_login_is_a_strict_cookie_that_no_script_reads_and_nobody_guesses(lock
     assert len(re.search(r"bgpo_login=([0-9a-f]+)", cookie).group(1)) == 64
 
 
+def test_a_changed_ticket_and_one_of_an_earlier_start_open_nothing(locked, services):
+    cookie = locked.post("/login", data={"password": PASSWORD}).headers["set-cookie"]
+    ticket = re.search("bgpo_login=([0-9a-f]+)", cookie)[1]
+    assert locked.get("/api/live", headers={"cookie": f"bgpo_login={ticket}"}).status_code == 200
+    started_again = TestClient(studio.build(services, None, PASSWORD), base_url="http://box.example")
+    for given in (ticket[:-1], ticket + "0", ticket[:-1] + ("0" if ticket[-1] != "0" else "1"), "", "0" * 64):
+        locked.cookies.clear()
+        assert locked.get("/api/live", headers={"cookie": f"bgpo_login={given}"}).status_code == 401
+    assert started_again.get("/api/live", headers={"cookie": f"bgpo_login={ticket}"}).status_code == 401
+
+
+@pytest.mark.parametrize("attack", PATHS)
+def test_no_name_in_a_body_leads_out_of_the_data_folder(client, services, attack):
+    """A name of a run, a tag, a checkpoint to start from, a file that is uploaded: none is a path to us."""
+    outside = services.data_dir.parent / "secret.txt"
+    value = attack.format(outside=outside, inside=services.data_dir, name=outside.name)
+    before = sorted(services.data_dir.parent.rglob("*"))
+    for path, body in (
+        ("/api/runs", {"preset": "adder", "values": {"start_from": f"run:1@{value}"}}),
+        ("/api/runs", {"preset": value, "values": {}}), ("/api/runs/1/labels", {"tags": [value], "notes": value}),
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code < 500 and SECRET not in answer.text, f"{path} answered {answer.status_code}"
+    sent = {"files": (value.replace("\x00", "%00"), b"written by an upload")}
+    answer = client.post("/gradio_api/upload", files=sent)
+    assert answer.status_code < 500
+    assert outside.read_text() == SECRET
+    new = set(services.data_dir.parent.rglob("*")) - set(before)
+    assert all(path.is_relative_to(services.data_dir) for path in new)
+    assert len(list_runs(services.db)) == 1
+
+
 def test_guessing_the_password_becomes_slow(locked):
     for _ in range(FREE_TRIES):
         assert locked.post("/login", data={"password": "guess"}).status_code == 401

@@ -85,7 +85,8 @@ class OneRun {
   }
 
   drawButtons(run) {
-    const key = [run.id, run.status, run.requested].join();
+    const follower = evaluationOf(run);
+    const key = [run.id, run.status, run.requested, follower?.id].join();
     if (key === this.buttonKey) return;
     this.buttonKey = key;
     const button = (label, action, kind = "") => el("button", { type: "button", class: `bgpo-button ${kind}`, text: label, data: { action },
@@ -98,6 +99,8 @@ class OneRun {
     if (run.status === "running" && run.requested) parts.push(button("End now", "kill", "danger"));
     if (resumable) parts.push(button(run.status === "failed" ? "Retry" : "Resume", "resume", run.status === "failed" ? "" : "primary"));
     if (run.readable) parts.push(button("Fork", "fork"));
+    if (follower) parts.push(el("button", { type: "button", class: "bgpo-button", text: `Run ${follower.id} evaluates it when it ends`, on: { click: () => live.select([follower.id]) } }));
+    else if (run.readable && evaluable(run)) parts.push(button("Evaluate when it ends", "evaluate"));
     if (!GOING.has(run.status)) parts.push(button("Delete", "delete", "danger"));
     this.buttons.replaceChildren(...parts);
   }
@@ -133,6 +136,12 @@ class OneRun {
     }
   }
 }
+
+// a run that goes on and that leaves checkpoints behind
+function evaluable(run) { return (GOING.has(run.status) || run.status === "paused") && ["train", "finetune"].includes(run.knobs.job); }
+
+// the evaluation that waits for the run's end
+function evaluationOf(run) { return live.list().find((other) => other.after === run.id && other.status === "queued" && other.knobs?.job === "evaluate"); }
 
 function sentence(run) {
   const reward = run.reward === null ? "" : ` Held-out reward ${figure(run.reward)}${run.best !== null && run.best > run.reward ? `, best ${figure(run.best)}` : ""}.`;
