@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -125,7 +126,20 @@ CHEATS = {
 }
 
 
-@pytest.mark.parametrize("name", CHEATS)
+# one of each kind by default: leaving, values that lie, patches, forged answers, looks at the grader, nothing at all
+USUAL_CHEATS = (
+    "sys.exit", "os._exit", "always equal", "patched builtins", "forged on every descriptor", "forged and gone",
+    "frames", "garbage", "printed", "no code", "deep",
+)
+
+
+def usual(names: Collection[str], kept: Collection[str]) -> list:
+    """All of them, those that are not kept for every run of the tests marked as slow."""
+    assert set(kept) <= set(names)
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", usual(CHEATS, USUAL_CHEATS))
 def test_nothing_but_right_values_passes(sandbox, name):
     tests = (
         "assert f(2) == 7", "assert f(2) == [7, 8]", "assert f(2)", "assert f(2) in (7, 8)", "assert not f(2) != 7",
@@ -231,7 +245,7 @@ def test_no_connection_of_any_kind(sandbox, tmp_path):
 SYSTEM = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 
 
-@pytest.mark.parametrize("body", [
+CALLS = [
     "import os; return os.fork()", "import os; return os.forkpty()",
     "import subprocess; return subprocess.run(['true'])",
     "import os; return 1 / (os.system('true') == 0)",
@@ -254,7 +268,20 @@ SYSTEM = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
     SYSTEM + "return 1 / (libc.syscall(452, -100, b'/tmp', 0o700, 0) == 0)",
     "import os, resource; return resource.prlimit(os.getppid() or 1, resource.RLIMIT_CPU)",
     "import os; return os.sched_setaffinity(os.getppid() or 1, {0})",
-], ids=lambda body: body.removeprefix(SYSTEM).removeprefix("import ")[:40])
+]
+# processes, programs, signals, identity, namespaces, tracing, mounts, keys, rings, another process's limits
+USUAL_CALLS = [
+    call for call in CALLS
+    if any(word in call for word in (
+        "os.fork()", "posix_spawn", "os.kill(-1", "setuid", "unshare", "ptrace", "mount", "syscall(250", "syscall(425",
+        "prlimit", "syscall(435",
+    ))
+]
+
+
+@pytest.mark.parametrize(
+    "body", usual(CALLS, USUAL_CALLS), ids=lambda body: body.removeprefix(SYSTEM).removeprefix("import ")[:40]
+)
 def test_system_calls_that_lead_out_are_refused(sandbox, body):
     why = outcome(sandbox, body)
     assert "Error" in why or "ended" in why, why
@@ -309,12 +336,7 @@ BOMBS = {
 }
 
 
-QUICK = ("fork", "memory", "answers", "flood of descriptors", "sleep", "files", "loop in call")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BOMBS]
-)
+@pytest.mark.parametrize("name", usual(BOMBS, ("fork", "memory", "flood of descriptors", "sleep", "files")))
 def test_bombs_get_nothing_and_leave_nothing(sandbox, name):
     me = psutil.Process()
     before, others = me.memory_info().rss, set(me.children(recursive=True))  # such as a browser of other tests
