@@ -185,6 +185,7 @@ def test_the_built_in_model_goes_through_the_same_path(tmp_path):
 def test_code_and_pickles_in_a_folder_are_never_run(tmp_path):
     """A config that names classes of its own, their file, and weights that are a program when they are unpickled."""
     folder, ran = tmp_path / "model", tmp_path / "ran"
+    folder.mkdir()
     save_published(build_tiny(torch.Generator().manual_seed(0)), folder)
     edit(folder / "config.json", lambda c: c | {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}})
     edit(folder / "tokenizer_config.json", lambda c: c | {"auto_map": {"AutoTokenizer": ["modeling_evil.Evil", None]}})
