@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass
 
 from bgpo.algorithm.objectives import OBJECTIVES
@@ -51,7 +52,7 @@ def kind_of(error: BaseException) -> str:
 
     if is_out_of_memory(error):
         return "oom_gpu" if any(_is_of_gpu(cause) for cause in _chain(error)) else "oom_host"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if any(_is_full_disk(cause) for cause in _chain(error)):
         return "disk_full"
     if isinstance(error, (CheckpointError, OSError)):
         return "data_error"
@@ -91,6 +92,13 @@ def one_line(error: BaseException) -> str:
 
 def _is_sentence(error: BaseException) -> bool:
     return isinstance(error, (ValueError, ArithmeticError, MemoryError)) and str(error).endswith(".")
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Safetensors, which is not written in Python, has an error of its own and the system's words in it."""
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    known = isinstance(error, OSError) and error.errno in numbers
+    return known or any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _is_of_gpu(error: BaseException) -> bool:

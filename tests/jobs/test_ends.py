@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from bgpo.config import ConfigError, TrainConfig
@@ -68,6 +70,17 @@ def test_every_failure_is_one_plain_sentence_of_a_kind(error, kind, reason):
     end = failed(error, 6, CONFIG)
     assert (end.kind, end.reason) == (kind, reason)
     assert kind in FAILURE_KINDS
+
+
+def test_a_full_disk_is_told_whoever_says_so():
+    from safetensors import SafetensorError
+
+    said = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (OSError(errno.ENOSPC, "No space left on device"), said, OSError(errno.EDQUOT, "Disk quota exceeded")):
+        assert failed(error, 3, CONFIG).kind == "disk_full"
+    wrapped = RuntimeError("the save failed")
+    wrapped.__cause__ = said
+    assert failed(wrapped, 3, CONFIG).reason.startswith("The disk that holds the run's folder is full")
 
 
 def test_a_damaged_checkpoint_is_a_fault_of_the_data():

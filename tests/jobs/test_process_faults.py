@@ -344,8 +344,9 @@ def objective(elbo, old_elbo, advantage):
 
 def test_a_gradient_that_is_no_number_ends_the_run_with_its_weights_whole(db, scheduler, data, submit):
     (data / "objective.py").write_text(NAN)
-    run = submit(objective="custom", objective_file=str(data / "objective.py"), train_steps=40, eval_every=40,
-                 warmup_steps=40, retries=3)
+    (data / "reward.py").write_text("def reward(prompt, expected, completion): return float(hash(completion) % 2)\n")
+    run = submit(objective="custom", objective_file=str(data / "objective.py"), reward_file=str(data / "reward.py"),
+                 train_steps=40, eval_every=40, warmup_steps=5, retries=3)
     failed = reaches(db, run, "failed", seconds=200)
     assert failed.failure_kind == "nan" and failed.retries == 0  # the same seed would come to the same step
     assert "Lower learning_rate" in failed.reason and failed.step < 5
