@@ -24,7 +24,7 @@ from storage.metrics import points_after
 from storage.queue import leases
 from storage.runs import get_run, list_runs, run_events
 from storage.tables import run as table
-from tests.waiting import wait_until
+from tests.waiting import paused, wait_until
 
 from .conftest import processes_of, reaches
 
@@ -61,13 +61,13 @@ def test_paused_and_killed_runs_are_equal_to_an_unbroken_one(db, scheduler, subm
     broken = submit(train_steps=40, retries=1)
     at_step(db, broken, 8)
     control.pause(db, broken.id)
-    paused = reaches(db, broken, "paused")
-    assert paused.reason == f"Paused at step {paused.step} of 40; Resume goes on from there."
-    assert checkpoints_of(db, broken.id)[-1].step == paused.step
+    held = reaches(db, broken, "paused")
+    assert held.reason == f"Paused at step {held.step} of 40; Resume goes on from there."
+    assert checkpoints_of(db, broken.id)[-1].step == held.step
     nothing_left(db, broken)
 
     control.resume(db, broken.id)
-    running = at_step(db, broken, max(22, paused.step + 1))
+    running = at_step(db, broken, max(22, held.step + 1))
     os.kill(running.pid, signal.SIGKILL)
     wait_until(lambda: get_run(db, broken.id).retries == 1, "the retry")
     assert get_run(db, broken.id).reason.startswith("Starts again from step 20 in 10 s.")
@@ -78,30 +78,11 @@ def test_paused_and_killed_runs_are_equal_to_an_unbroken_one(db, scheduler, subm
     nothing_left(db, broken)
 
 
-CRASH = """
-import os
-from pathlib import Path
-calls = 0
-def reward(prompt, expected, completion):
-    global calls
-    calls += 1
-    if calls > {after}:
-        {what}
-    return 1.0 if completion == expected else 0.0
-"""
-
-
-def reward_file(data: Path, what: str, after: int) -> str:
-    path = data / "reward.py"
-    path.write_text(CRASH.format(what=what, after=after))
-    return str(path)
-
-
 @linux
-@pytest.mark.slow
-def test_a_crash_loop_ends_by_itself(db, scheduler, data, submit):
+def test_a_crash_loop_ends_by_itself(db, scheduler, tiny, submit):
     """The process ends with code 1 in the same step after every start."""
-    run = submit(train_steps=40, retries=5, reward_file=reward_file(data, "os._exit(1)", 60))
+    tiny("import os; os._exit(1)")
+    run = submit(seed=0, retries=5)
     wait_until(lambda: get_run(db, run.id).retries == 1, "the retry")
     at_once(db, run)
     failed = reaches(db, run, "failed")
@@ -112,10 +93,10 @@ def test_a_crash_loop_ends_by_itself(db, scheduler, data, submit):
 
 
 @linux
-def test_a_hung_run_is_noted_and_ended_and_the_next_one_starts(db, scheduler, data, submit):
-    hangs = reward_file(data, "import time; time.sleep(3600)", 60)
-    run = submit(train_steps=40, when_stalled="kill", stalled_after=4, reward_file=hangs)
-    following = submit(train_steps=1000)
+def test_a_hung_run_is_noted_and_ended_and_the_next_one_starts(db, scheduler, tiny, submit):
+    tiny("import time; time.sleep(3600)")
+    run = submit(seed=0, when_stalled="kill", stalled_after=3)
+    following = submit(seed=1, train_steps=1_000_000)
     noted = wait_until(lambda: get_run(db, run.id).stalled_at and get_run(db, run.id), "it to be noted")
     assert noted.status == "running" and noted.heartbeat_at > noted.progress_at  # alive, but it makes no progress
     failed = reaches(db, run, "failed")
@@ -129,11 +110,12 @@ def test_a_hung_run_is_noted_and_ended_and_the_next_one_starts(db, scheduler, da
 
 
 @linux
-@pytest.mark.slow
-def test_a_stop_while_it_starts_and_a_second_press(db, scheduler, submit):
-    run = reaches(db, submit(train_steps=1000), "running")
-    control.stop(db, run.id)
-    control.stop(db, run.id)
+def test_a_stop_while_it_starts_and_a_second_press(db, scheduler, tiny, submit):
+    tiny("")
+    run = reaches(db, submit(train_steps=1_000_000), "running")
+    with paused(db, run.pid):  # it does not stop between the two
+        control.stop(db, run.id)
+        control.stop(db, run.id)
     stopped = reaches(db, run, "stopped")
     assert stopped.requested is None
     with pytest.raises(control.ControlError, match="is not running"):
@@ -147,21 +129,22 @@ def test_a_pause_during_the_warm_start_loses_no_step(db, scheduler, submit):
     run = submit(warmup_steps=4000, train_steps=1)
     wait_until(lambda: get_run(db, run.id).phase == "warming_up" and get_run(db, run.id).phase_done > 50, "warm-up")
     control.pause(db, run.id)
-    paused = reaches(db, run, "paused")
+    held = reaches(db, run, "paused")
     saved = [path.name for path in Path(run.folder, "checkpoints").iterdir()]
     assert len(saved) == 1 and saved[0].startswith("warm-up-")
     control.resume(db, run.id)
     wait_until(lambda: get_run(db, run.id).phase_done > int(saved[0][-6:]), "it to go on from there")
-    assert paused.step == 0
+    assert held.step == 0
     control.kill(db, run.id)
     reaches(db, run, "stopped")
 
 
 @linux
-def test_strays_of_a_killed_tree_are_found_by_their_mark(db, scheduler, data, submit):
+def test_strays_of_a_killed_tree_are_found_by_their_mark(db, scheduler, tiny, submit):
     """A child in its own session, whose runner and worker are both killed: nobody's descendant any more."""
     stray = "import subprocess, time; subprocess.Popen(['sleep', '3600'], start_new_session=True); time.sleep(3600)"
-    run = submit(train_steps=40, reward_file=reward_file(data, stray, 20))
+    tiny(stray)
+    run = submit(seed=0)
     running = reaches(db, run, "running")
     wait_until(lambda: any(p.name() == "sleep" for p in marked_processes(running)), "the stray")
     holder = runner.lock_holder(Path(run.folder))

@@ -342,6 +342,7 @@ def objective(elbo, old_elbo, advantage):
 """
 
 
+@pytest.mark.slow  # the trainer's own test of it is one of every run
 def test_a_gradient_that_is_no_number_ends_the_run_with_its_weights_whole(db, scheduler, data, submit):
     (data / "objective.py").write_text(NAN)
     (data / "reward.py").write_text("def reward(prompt, expected, completion): return float(hash(completion) % 2)\n")
