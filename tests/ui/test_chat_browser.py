@@ -125,6 +125,11 @@ def test_the_lab_offers_the_cpu_or_to_wait_as_well(card_app, llada, holder, page
     lab.get_by_role("button", name="Stop", exact=True).click()
     expect(lab.locator(".ds-empty")).to_have_text("Stopped.")
     lab.get_by_role("button", name="Denoise", exact=True).click()
+    lab.get_by_role("button", name="Wait for the GPU").click()
+    expect(lab.locator(".ds-empty")).to_contain_text("Waiting. Run")
+    expect(lab.locator(".ds-empty")).not_to_contain_text("goes first")  # the one that was stopped has left the line
+    lab.get_by_role("button", name="Stop", exact=True).click()
+    lab.get_by_role("button", name="Denoise", exact=True).click()
     lab.get_by_role("button", name="Denoise on the CPU").click()
     expect(lab.locator(".ds-status")).to_contain_text("on the CPU")
     expect(lab.locator(".ds-verdict")).to_contain_text("Not judged")

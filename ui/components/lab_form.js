@@ -12,7 +12,7 @@ export class LabForm {
     this.words = new Map(); // position -> {what: token id or text, shown}
     this.working = false;
     this.checkpoints = el("div", { class: "checkpoints" });
-    this.more = el("button", { type: "button", class: "bgpo-button small", text: "Compare with another", on: { click: () => this.addCheckpoint() } });
+    this.more = el("button", { type: "button", class: "bgpo-button small", text: "Compare with another", hidden: true, on: { click: () => this.addCheckpoint() } });
     this.prompt = el("textarea", { rows: 2, maxlength: 4000, "aria-label": "Prompt", on: { keydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) told.run(); } } });
     const number = (name, label, step, low, high) => [name, label, el("input", { type: "number", step, min: low, max: high })];
     this.fields = new Map([
@@ -20,7 +20,7 @@ export class LabForm {
       number("temperature", "Temperature", 0.05, 0, 5), ["remasking", "Order", el("select", {}, ...orders.map((name) => el("option", { value: name, text: name.replaceAll("_", " ") })))],
       number("seed", "Seed", 1, 0, 2 ** 31 - 1),
     ].map(([name, label, input]) => [name, { input, element: el("label", {}, el("span", { text: label }), input) }]));
-    this.go = el("button", { type: "button", class: "bgpo-button primary", text: "Denoise", title: "Ctrl+Enter", on: { click: () => told.run() } });
+    this.go = el("button", { type: "button", class: "bgpo-button primary", text: "Denoise", title: "Ctrl+Enter", disabled: true, on: { click: () => told.run() } });
     this.stop = el("button", { type: "button", class: "bgpo-button", text: "Stop", disabled: true, on: { click: () => told.stop() } });
     this.wrong = el("p", { class: "wrong", role: "alert" });
     this.element = el("section", { class: "bgpo-card form" }, el("h3", { text: "Checkpoints" }), this.checkpoints, this.more,
