@@ -323,7 +323,7 @@ class ChatPage:
             yield self.votes.closed() | {
                 self.generate: off, self.stop: on, self.errors: problems_at(FIELD, FIELDS, {}),
                 self.taken: gr.update(visible=False),
-            }
+            } | ({self.prompt: ""} if self._clears(asked, keep_prompt) else {})
             if second:
                 yield {self.stage_b: generation(f"{asked.key}-waits", [_A_FIRST])}
             first = yield from self._first_answer(asked, checkpoint, keep_prompt)
@@ -361,9 +361,14 @@ class ChatPage:
             said = asked.said.with_turn(Turn(asked.prompt, start["prompt"]))
             if events[-1]["kind"] == "end":
                 said = said.with_answer("a", events[-1]["text"])
-            clear = reads_turns(asked.config) and not keep_prompt and events[-1]["kind"] == "end"
-            yield self._told(said, asked) | ({self.prompt: ""} if clear else {})
+            yield self._told(said, asked)
+        if events[-1]["kind"] != "end" and self._clears(asked, keep_prompt):
+            yield {self.prompt: asked.prompt}  # to be sent once more
         return events
+
+    def _clears(self, asked: Question, keep_prompt: bool) -> bool:
+        """Whether the prompt box is empty for the next turn once a message is sent."""
+        return reads_turns(asked.config) and not keep_prompt
 
     def _second_answer(
         self, asked: Question, first: list[dict], checkpoint: Checkpoint, second: Checkpoint

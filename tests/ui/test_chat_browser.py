@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ def opened(page: Page, app: App, checkpoint: int) -> None:
 def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, holder, page):
     opened(page, card_app, llada[0])
     page.locator("#chat-examples .gallery-item").first.click()
+    expect(page.get_by_label("Prompt")).to_have_value(re.compile("How many are"))  # or the button would still move
     page.get_by_role("button", name="Generate", exact=True).click()
     stage = page.locator("#chat-stage")
     expect(stage.locator(".ds-empty")).to_contain_text(f"Run {holder.id} holds GPU 0 (NVIDIA H100).")
@@ -98,6 +100,7 @@ def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, hold
 
     rows = stage.locator(".cv-row")
     expect(rows).to_have_count(1)
+    expect(page.get_by_label("Prompt")).to_have_value("")
     page.get_by_label("Prompt").fill("Why?")
     page.get_by_label("Prompt").press("Enter")  # answered on the CPU as well, as long as the card is taken
     expect(rows).to_have_count(2)

@@ -362,4 +362,4 @@ def test_waiting_for_the_card_says_what_for_and_is_cancelled(llada, services, ne
                 page.stop_pressed(REQUEST)
     assert "Waiting. Run 2 holds GPU 0 (NVIDIA H100). Run 2 is at step 0 of 60." in said
     assert last[page.stage]["events"][-1]["kind"] == "stopped" and last[page.generate]["interactive"]
-    assert page.said not in last
+    assert page.said not in last and last[page.prompt] == "How many?"
