@@ -84,7 +84,7 @@ def opened(page: Page, app: App, checkpoint: int) -> None:
 def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, holder, page):
     opened(page, card_app, llada[0])
     page.locator("#chat-examples .gallery-item").first.click()
-    expect(page.get_by_label("Prompt")).to_have_value(re.compile("How many are"))  # or the button would still move
+    expect(page.locator("#chat-prompt textarea")).to_have_value(re.compile("How many are"))  # or the button would still move
     page.get_by_role("button", name="Generate", exact=True).click()
     stage = page.locator("#chat-stage")
     expect(stage.locator(".ds-empty")).to_contain_text(f"Run {holder.id} holds GPU 0 (NVIDIA H100).")
@@ -100,16 +100,16 @@ def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, hold
 
     rows = stage.locator(".cv-row")
     expect(rows).to_have_count(1)
-    expect(page.get_by_label("Prompt")).to_have_value("")
-    page.get_by_label("Prompt").fill("Why?")
-    page.get_by_label("Prompt").press("Enter")  # answered on the CPU as well, as long as the card is taken
+    expect(page.locator("#chat-prompt textarea")).to_have_value("")
+    page.locator("#chat-prompt textarea").fill("Why?")
+    page.locator("#chat-prompt textarea").press("Enter")  # answered on the CPU as well, as long as the card is taken
     expect(rows).to_have_count(2)
     expect(rows.nth(1)).to_contain_text("reads the turn before it")
     expect(stage.locator(".ds-verdict")).to_contain_text("Not judged: the prompt is no problem of the task")
     page.get_by_role("button", name="Edit last").click()
-    expect(page.get_by_label("Prompt")).to_have_value("Why?")
+    expect(page.locator("#chat-prompt textarea")).to_have_value("Why?")
     expect(page.locator("#chat-note")).to_contain_text("replaces turn 2")
-    page.get_by_label("Prompt").fill("And now?")
+    page.locator("#chat-prompt textarea").fill("And now?")
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(rows.nth(1).locator(".cv-asked")).to_have_text("And now?")
     rows.nth(0).click()
