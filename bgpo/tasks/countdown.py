@@ -1,7 +1,7 @@
 """Task `countdown` (planning): reach a target with some of four numbers, `14:1,6,9,8` -> `6+8`.
 
-The reward evaluates the expression with a parser of its own, which knows numbers, three operators and brackets:
-nothing that a model writes is ever handed to Python. Any expression that keeps to the rules passes.
+The expression is over three operators and brackets; nothing that a model writes is ever handed to Python. Any
+expression that keeps to the rules passes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from itertools import combinations
 
 from bgpo.tasks.base import Generated, Problem, Reward
+from bgpo.tasks.expressions import value_of
 
 _COUNT = 4
 _PROMPT = re.compile(r"([1-9]\d?):([1-9](?:,[1-9]){3})", re.ASCII)
@@ -94,40 +95,7 @@ def evaluate(expression: str) -> tuple[int, list[int]]:
     if "".join(symbols) != expression or not symbols:
         raise ValueError(f"{expression!r} is not an expression of numbers, + - * and brackets")
     used = [int(symbol) for symbol in symbols if symbol.isdigit()]
-    rest = symbols[::-1]
-    value = _sum(rest)
-    if rest:
-        raise ValueError(f"{expression!r} breaks off before {rest[-1]!r}")
-    return value, used
-
-
-def _sum(rest: list[str]) -> int:
-    """Takes products with + or - between them off the end of `rest`, which holds the symbols in reverse."""
-    value = _product(rest)
-    while rest and rest[-1] in "+-":
-        sign = 1 if rest.pop() == "+" else -1
-        value += sign * _product(rest)
-    return value
-
-
-def _product(rest: list[str]) -> int:
-    value = _factor(rest)
-    while rest and rest[-1] == "*":
-        rest.pop()
-        value *= _factor(rest)
-    return value
-
-
-def _factor(rest: list[str]) -> int:
-    symbol = rest.pop() if rest else "the end"
-    if symbol.isdigit():
-        return int(symbol)
-    if symbol != "(":
-        raise ValueError(f"a number is missing before {symbol}")
-    value = _sum(rest)
-    if not rest or rest.pop() != ")":
-        raise ValueError("a bracket is not closed")
-    return value
+    return int(value_of(symbols, expression, signs=False)), used
 
 
 def _read(prompt: str) -> tuple[int, list[int]]:

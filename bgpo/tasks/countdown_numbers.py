@@ -2,7 +2,7 @@
 
 Problems are made here by the rule of the published set (numbers and target from 1 to 99), or come from it:
 `data = Jiayi-Pan/Countdown-Tasks-3to4`, or d1's `countdown_cd3_test.jsonl` for its 256 held-out ones.
-The expression is evaluated by a parser of its own over exact fractions; nothing that a model writes is run.
+The expression is evaluated over exact fractions; nothing that a model writes is run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from bgpo.tasks.base import Problem, Reward, TaskError
 from bgpo.tasks.data import Row, Tables
+from bgpo.tasks.expressions import value_of
 from bgpo.tasks.formats import TAGS, tagged_answer
 from bgpo.tasks.listed import ListedTask, clipped
 from bgpo.tasks.maths import last_boxed
@@ -98,45 +99,8 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]]:
     symbols = _SYMBOL.findall(expression)
     if not symbols or "".join(symbols) != re.sub(r"\s+", "", expression) or re.search(r"\d\s+\d", expression):
         raise ValueError(f"{clipped(expression)!r} is not an expression of whole numbers, + - * / and brackets")
-    rest = symbols[::-1]
-    value = _sum(rest)
-    if rest:
-        raise ValueError(f"{clipped(expression)!r} breaks off before {rest[-1]!r}")
+    value = value_of(symbols, clipped(expression), signs=True)
     return value, [int(symbol) for symbol in symbols if symbol.isdigit()]
-
-
-def _sum(rest: list[str]) -> Fraction:
-    """Takes products with + or - between them off the end of `rest`, which holds the symbols in reverse."""
-    value = _product(rest)
-    while rest and rest[-1] in "+-":
-        sign = 1 if rest.pop() == "+" else -1
-        value += sign * _product(rest)
-    return value
-
-
-def _product(rest: list[str]) -> Fraction:
-    value = _factor(rest)
-    while rest and rest[-1] in "*/":
-        divide = rest.pop() == "/"
-        factor = _factor(rest)
-        if divide and not factor:
-            raise ValueError("it divides by zero")
-        value = value / factor if divide else value * factor
-    return value
-
-
-def _factor(rest: list[str]) -> Fraction:
-    symbol = rest.pop() if rest else "the end"
-    if symbol.isdigit():
-        return Fraction(int(symbol))
-    if symbol in "+-":  # a sign, as in -3 or 2*-3
-        return _factor(rest) if symbol == "+" else -_factor(rest)
-    if symbol != "(":
-        raise ValueError(f"a number is missing before {symbol}")
-    value = _sum(rest)
-    if not rest or rest.pop() != ")":
-        raise ValueError("a bracket is not closed")
-    return value
 
 
 def _made(rng: random.Random) -> Row:
