@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 MC_SAMPLES = (1, 4, 16, 64)
@@ -72,19 +73,17 @@ def peak_rss_mb() -> float:
 
 
 def in_a_fresh_process(objective: str, mc_samples: int) -> dict[str, float]:
-    """`measure`, where nothing was resident before."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--cell", objective, str(mc_samples)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    """`measure`, where nothing was resident before but what it imports: forked from a process that did no more."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bgpo.models.tiny", "bgpo.training.likelihood"])
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(measure, objective, mc_samples).result()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--cell", nargs=2, metavar=("OBJECTIVE", "MC_SAMPLES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.cell:
-        print(json.dumps(measure(arguments.cell[0], int(arguments.cell[1]))))
-        return
     if not Path("/proc/self/clear_refs").exists():
         sys.exit("benchmarks.memory reads the resident peak from /proc/self; run it on Linux.")
     results: dict[str, dict] = {objective: {} for objective in OBJECTIVES}

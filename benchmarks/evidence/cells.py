@@ -94,7 +94,9 @@ def make_missing(
         return
     os.environ.update(_ONE_THREAD)
     before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
+    context = multiprocessing.get_context("forkserver")  # one import of torch for all processes
+    context.set_forkserver_preload(["benchmarks.evidence.measures", "benchmarks.evidence.training"])
+    executor = ProcessPoolExecutor(processes, context, _start_worker)
     try:
         _Schedule(todo, done, work, processes, minutes, say).run(executor)
     except BaseException:

@@ -94,8 +94,8 @@ QUICK = Scale(
         "eval_problems": 8, "warmup_steps": 30, "warmup_examples": 128, "prompts_per_step": 2, "group_size": 6,
         "reward_file": str(_EASY_REWARD),
     },
-    mc_seeds=2, draws=(1, 2, 4, 16), least_steps=2, budgets={"adder": 2_000, "stack_programs": 3_000},
-    eval_every={1: 1, 2: 1, 4: 1, 16: 1}, objective_seeds=2, objective_budget=2_000, evaluations=2, state_steps=1,
+    mc_seeds=2, draws=(1, 4), least_steps=2, budgets={"adder": 2_000, "stack_programs": 3_000},
+    eval_every={1: 1, 4: 1}, objective_seeds=1, objective_budget=2_000, evaluations=2, state_steps=1,
     measured_prompts=3, measured_group=6, gradient_draws=(1, 2), replicates=4, reference_replicates=4, gap_seeds=1,
     gap_draws=4, gap_scales=(0.25, 1.0, 4.0), gap_updates=(1, 2), memory_draws=(1, 2),
 )
