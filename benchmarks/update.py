@@ -39,10 +39,16 @@ from bgpo.algorithm.elbo import Head
 from bgpo.algorithm.masking import draw_masks
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.algorithm.surrogate import Surrogate
-from bgpo.models.denoiser import linear_matrix
+from bgpo.models.decoding import SamplerSettings
+from bgpo.models.denoiser import Denoiser, Spec, linear_matrix
+from bgpo.models.last_layer import BeforeLastLayer, stop_before
+from bgpo.models.noise import Noise
+from bgpo.models.sampler import Canvas
+from bgpo.models.tiny import tiny_tokenizer
 from bgpo.training.likelihood import Batch, Known, Passes, accumulate, score
 from bgpo.training.machine import SavedBytes
 
+Work = Callable[[], object]
 P, L, GROUP = 64, 128, 8
 MC_SAMPLES = (1, 4, 16)
 SURROGATE = Surrogate(OBJECTIVES["bgpo"], {}, normalizer=float(L))
@@ -68,6 +74,9 @@ class Model:
 
     def hidden(self, ids: Tensor) -> Tensor:
         return self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def before_last_layer(self, ids: Tensor, wanted: Tensor) -> BeforeLastLayer | None:
+        return stop_before(self.model, wanted, lambda: self.hidden(ids))
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
@@ -138,14 +147,14 @@ def _literal_elbo(model: Model, batch: Batch, masked: Tensor, weight: Tensor) ->
     return weight * (token * masked).sum(1) / L
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
+def cpu_seconds(work: Work) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def ratios(
-    kinds: dict[str, Callable[[], object]], base: str, rounds: int, clear: Callable[[], None]
+    kinds: dict[str, Work], base: str, rounds: int, clear: Callable[[], None]
 ) -> dict[str, float]:
     """Median over rounds of each kind's CPU time over the base's, each round measured one after the other.
 
@@ -182,7 +191,7 @@ def speed_cell(K: int, quick: bool) -> dict[str, float]:
     return found
 
 
-def _gradient_error(model: Model, ours: Callable[[], object], theirs: Callable[[], object]) -> float:
+def _gradient_error(model: Model, ours: Work, theirs: Work) -> float:
     gradients = []
     for work in (ours, theirs):
         model.clear()
@@ -207,42 +216,70 @@ def memory_cell(K: int, quick: bool) -> dict[str, float]:
 def savings_cell(K: int, quick: bool) -> dict[str, float]:
     """Each saving switched off, as a ratio to the same work with it on."""
     model = Model(quick)
-    batch = common_batch(model, K)
+    found = {}
+    for name, (saving, without) in (_savings(model, common_batch(model, K)) | _rollout_savings(model)).items():
+        kinds = {"on": saving, "off": without}
+        found[name] = ratios(kinds, "on", 1 if quick else 3, model.clear)["off"]
+    return found
+
+
+def _savings(model: Model, batch: Batch) -> dict[str, tuple[Work, Work]]:
+    """Saving -> the same work with it and without."""
     B, passes = len(batch), passes_of(batch)
-    half = torch.arange(B) < B // 2
+    half, bad = torch.arange(B) < B // 2, (batch.advantage < 0).nonzero()[:, 0]
     settled = replace(batch, advantage=batch.advantage * half)
     short = replace(batch, prompt_length=torch.where(half, P // 4, P))
-    unmasked, whole = (replace(passes, head=head) for head in (Head(scored_rows_only=False), Head(chunked=False)))
+    unmasked, wide, whole = (
+        replace(passes, head=head) for head in (Head(scored_rows_only=False), Head(narrow=False), Head(chunked=False))
+    )
     twice = torch.arange(B) // 2 * 2
-    equal = batch.select(twice)
     merged = replace(batch.select(twice[::2]), count=torch.full((B // 2,), 2.0))
+    kept = score(model, batch, passes)
 
-    def with_old_pass() -> None:
-        accumulate(model, batch, SURROGATE, B, passes, Known(score(model, batch, passes)))
+    def with_old_pass(rows: Tensor) -> None:
+        old = torch.zeros_like(kept)
+        old[rows] = score(model, batch.select(rows), passes)
+        accumulate(model, batch, SURROGATE, B, passes, Known(old, old_is_partial=len(rows) < B))
 
     def draw_by_draw() -> None:
         for row in range(B):
             first(model, batch.select(torch.tensor([row])), denominator=B)
 
-    on = partial(first, model, batch)
-    compared = {
-        "old pass skipped on-policy": (on, with_old_pass),
+    on, everything = partial(first, model, batch), torch.arange(B)
+    return {
+        "old pass skipped on-policy": (on, partial(with_old_pass, everything)),
+        "old pass for bad completions only (fresh masks)": (
+            partial(with_old_pass, bad), partial(with_old_pass, everything)),
+        "masks and old values kept over updates": (
+            partial(later, model, batch, kept), partial(with_old_pass, everything)),
         "zero advantages dropped (half of them)": (
             lambda: first(model, settled.select(half.nonzero()[:, 0]), passes, B),
             lambda: first(model, settled, passes)),
-        "head at masked rows only": (on, partial(first, model, batch, unmasked)),
+        "head at masked rows only": (partial(first, model, batch, wide), partial(first, model, batch, unmasked)),
+        "last layer at masked rows only": (on, partial(first, model, batch, wide)),
         "logits in chunks": (on, partial(first, model, batch, whole)),
         "no padding (half the prompts 16 of 64)": (
             lambda: first(model, short, passes), lambda: first(model, short, replace(passes, packed=False))),
         "one pass for many completions (16)": (on, draw_by_draw),
         "equal completions merged (in pairs)": (
-            lambda: first(model, merged, passes, B), lambda: first(model, equal, passes)),
+            lambda: first(model, merged, passes, B), lambda: first(model, batch.select(twice), passes)),
     }
-    found = {}
-    for name, (saving, without) in compared.items():
-        kinds = {"on": saving, "off": without}
-        found[name] = ratios(kinds, "on", 1 if quick else 3, model.clear)["off"]
-    return found
+
+
+def _rollout_savings(model: Model) -> dict[str, tuple[Work, Work]]:
+    """A block of 32 tokens of the common work's completions in 4 steps."""
+    spec = Spec("tiny", mask_id=model.mask_id, pad_id=model.mask_id - 1, eos_ids=(0,))
+    denoiser = Denoiser(model.model, tiny_tokenizer(), spec)
+    prompts = torch.randint(1, model.mask_id - 1, (2, P), generator=torch.Generator().manual_seed(0))
+    settings = SamplerSettings(L, 16, 32, 1.0, "random")
+
+    def block(settings: SamplerSettings) -> None:
+        passes = Canvas(denoiser, prompts.repeat_interleave(GROUP, 0), settings, Noise(0)).passes()
+        for _ in range(settings.steps_per_block):
+            next(passes)
+
+    return {"rollouts: head at the block's masked rows only": (
+        partial(block, settings), partial(block, replace(settings, masked_rows_only=False)))}
 
 
 CELLS = {"speed": speed_cell, "memory": memory_cell, "savings": savings_cell}
@@ -272,7 +309,7 @@ def report(quick: bool) -> dict[str, object]:
               flush=True)
     savings = _in_a_fresh_process("savings", 1, quick)
     for name, ratio in savings.items():
-        print(f"{name:<42} {ratio:.2f} x without")
+        print(f"{name:<47} {ratio:.2f} x without")
     few, many = memory.values()
     return {
         "over_floor": {

@@ -365,6 +365,10 @@ class TrainConfig(BaseModel):
     masked_head: bool = knob(
         True, "Run the head on masked positions only, in updates and in rollouts.", group="Machine", rare=True,
     )
+    masked_last_layer: bool = knob(
+        True, "In updates, run the last layer on masked positions only too, for a few completions at a time.",
+        group="Machine", rare=True,
+    )
     chunked_head: bool = knob(
         True, "Hold the logits of a few rows at a time.", group="Machine", rare=True,
     )

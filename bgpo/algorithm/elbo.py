@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -13,6 +13,9 @@ from torch import Tensor
 
 # the logits of one chunk; above it the allocator maps and clears fresh pages for every chunk
 _CHUNK_BYTES = 24 * 2**20
+# tokens that the last layer reads at one time, or the share of a pass if that is more: little to hold, few launches
+_LAST_LAYER_TOKENS = 640
+_LAST_LAYER_SHARE = 8
 
 
 class Scorer(Protocol):
@@ -27,8 +30,25 @@ class Scorer(Protocol):
         """(M, D) -> (M, V)."""
 
     # head_matrix: (V, D) or None, if the scorer has one, of a head that is one matrix and nothing else
+    # before_last_layer: see `BeforeLastLayer`, or None, if the scorer has one
     # attention_block: if the scorer has one that is not 0, its hidden() takes completion_ids, the clean tokens that a
     # block-causal model reads in the blocks before each noised one
+
+
+class BeforeLastLayer(Protocol):
+    """A forward that has stopped before its last layer, by `scorer.before_last_layer(ids, wanted, **)`.
+
+    Attributes:
+        below: (N, T, D) what the last layer reads.
+    """
+
+    below: Tensor
+
+    def rows(self, below: Tensor, part: slice, held: bool) -> Tensor:
+        """(M, D) hidden states of the (N, T) `wanted` positions of some rows, given what the layer reads of those.
+
+        held: the graph will stay for a while, so that it is worth computing again.
+        """
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class Head:
 
     Attributes:
         scored_rows_only: apply the head to the M scored rows alone; off, to every row, gathered afterwards.
+        narrow: compute the last layer for them alone, too, where the model can.
         chunked: a few rows' logits at a time; off, all at once.
         fused: Liger's cross-entropy kernel on a GPU, where it is installed.
         temperature, banned_ids: the sampler's, for methods that score what the sampler drew (AGRPO).
@@ -67,6 +88,7 @@ class Head:
     fused: bool = True
     temperature: float = 1.0
     banned_ids: tuple[int, ...] = ()
+    narrow: bool = True
 
     def chunk_rows(self, vocabulary: int, width: int) -> int:
         """Rows whose logits fit the chunk."""
@@ -78,15 +100,18 @@ def noise(completion_ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
     return completion_ids.masked_fill(masked, mask_id)
 
 
-def scored_rows(model: Scorer, pairs: Pairs) -> Tensor:
+def scored_rows(model: Scorer, pairs: Pairs, head: Head = Head()) -> Tensor:
     """(M, D) hidden states at the scored positions, pair by pair: one forward of the trunk."""
-    return _trunk(model, pairs)[pairs.scored]
+    stopped = _before_last_layer(model, pairs, head)
+    if stopped is None:
+        return _trunk(model, pairs)[pairs.scored]
+    return stopped.rows(stopped.below, slice(None), torch.is_grad_enabled())
 
 
 def token_logprob(model: Scorer, pairs: Pairs, head: Head = Head()) -> Tensor:
     """(M,) log p(y_i | y with the mask, x) at the scored positions, in one graph; float32 or wider."""
     if head.scored_rows_only:
-        return read_head(model, scored_rows(model, pairs), pairs.targets, head)
+        return read_head(model, scored_rows(model, pairs, head), pairs.targets, head)
     logits = _logits(model, _trunk(model, pairs), head)  # (N, L, V)
     return logits.log_softmax(-1).gather(-1, pairs.completion_ids[..., None])[..., 0][pairs.scored]
 
@@ -96,6 +121,61 @@ def read_head(model: Scorer, rows: Tensor, targets: Tensor, head: Head) -> Tenso
     if torch.is_grad_enabled():
         return _read(model, rows, targets, head)
     return torch.cat([_read(model, rows[part], targets[part], head) for part in _row_chunks(model, rows, head)])
+
+
+def backward(
+    model: Scorer, pairs: Pairs, derivative: Callable[[int, int, Tensor], Tensor], head: Head
+) -> Tensor:
+    """One pass forward and backward: (M,) detached log-probabilities; arguments as of `backward_in_chunks`.
+
+    The last layer is computed for the scored rows of a few pairs at a time, which then go through the head and back to
+    what the layer has read. So neither its graph nor the head's is ever there for the whole pass.
+    """
+    counts, most_rows = pairs.scored.sum(1), pairs.scored.numel()
+    cut = _cut(model, pairs, head)
+    if cut is None:
+        rows = scored_rows(model, pairs, head)
+        return backward_in_chunks(model, rows, pairs.targets, counts, derivative, head, most_rows)
+    found = [cut.no_rows]
+    for first, last, rows in cut.parts(held=False):
+
+        def weigh(one: int, other: int, values: Tensor, first: int = first) -> Tensor:
+            return derivative(first + one, first + other, values)
+
+        targets = pairs.completion_ids[first:last][pairs.scored[first:last]]
+        found.append(backward_in_chunks(model, rows, targets, counts[first:last], weigh, head, most_rows))
+    cut.backward()
+    return torch.cat(found)
+
+
+class HeldPass:
+    """A pass whose graphs stay until `backward`, for what has to be known of other passes first.
+
+    Cut as in `backward`, so that the two add their gradients up in one order: the same to the last bit where the
+    logits of a part of the pass are one chunk.
+    """
+
+    def __init__(self, model: Scorer, pairs: Pairs, head: Head):
+        self._cut = _cut(model, pairs, head)
+        if self._cut is None:
+            self._graphs = [token_logprob(model, pairs, head)]
+        else:
+            self._graphs = [
+                read_head(model, rows, pairs.completion_ids[first:last][pairs.scored[first:last]], head)
+                for first, last, rows in self._cut.parts(held=True)
+            ]
+        nothing = [] if self._cut is None else [self._cut.no_rows]
+        self.logprob = torch.cat([*nothing, *(graph.detach() for graph in self._graphs)])
+
+    def backward(self, derivative: Tensor) -> None:
+        """Takes the (M,) derivative of what is maximised with respect to `logprob`, and lets go of the graphs."""
+        start = 0
+        for graph in self._graphs:
+            graph.backward(-derivative[start : start + len(graph)].to(graph.dtype))
+            start += len(graph)
+        self._graphs.clear()
+        if self._cut is not None:
+            self._cut.backward()
 
 
 def backward_in_chunks(
@@ -168,11 +248,58 @@ def estimate_elbo(
 
 def _trunk(model: Scorer, pairs: Pairs) -> Tensor:
     """(N, L, D) hidden states of the completion."""
-    P = pairs.prompt_ids.shape[1]
+    ids, given = _inputs(model, pairs)
+    return model.hidden(ids, **given)[:, pairs.prompt_ids.shape[1] :]
+
+
+class _Cut:
+    """A pass before its last layer, and the pairs that go on from there together."""
+
+    def __init__(self, stopped: BeforeLastLayer, sizes: list[tuple[int, int]]):
+        self._stopped, self._sizes = stopped, sizes
+        self._leaves: list[Tensor] = []
+        self.no_rows = stopped.below.new_zeros(0)
+
+    def parts(self, *, held: bool) -> Iterator[tuple[int, int, Tensor]]:
+        """(first pair, last pair + 1, their (m, D) final states), part by part; `held`: their graphs stay."""
+        for first, last in self._sizes:
+            leaf = self._stopped.below[first:last].detach().requires_grad_()
+            self._leaves.append(leaf)
+            yield first, last, self._stopped.rows(leaf, slice(first, last), held)
+
+    def backward(self) -> None:
+        """On through the layers below, once every part has been back-propagated."""
+        below = self._stopped.below
+        gradient = torch.zeros_like(below)
+        for (first, last), leaf in zip(self._sizes, self._leaves):
+            gradient[first:last] = leaf.grad
+        self._leaves.clear()
+        if below.requires_grad:
+            below.backward(gradient)
+
+
+def _cut(model: Scorer, pairs: Pairs, head: Head) -> _Cut | None:
+    stopped = _before_last_layer(model, pairs, head)
+    if stopped is None:
+        return None
+    L, width = pairs.scored.shape[1], stopped.below.shape[1]
+    most_rows = _chunk_rows(model, stopped.below.flatten(0, 1), head)
+    return _Cut(stopped, _parts(pairs.scored.sum(1).tolist(), most_rows, width, L))
+
+
+def _before_last_layer(model: Scorer, pairs: Pairs, head: Head) -> BeforeLastLayer | None:
+    stop = getattr(model, "before_last_layer", None)
+    if stop is None or not head.narrow or not head.scored_rows_only:
+        return None
+    ids, given = _inputs(model, pairs)
+    wanted = torch.cat([torch.zeros_like(pairs.prompt_ids, dtype=torch.bool), pairs.scored], dim=1)
+    return stop(ids, wanted, **given)
+
+
+def _inputs(model: Scorer, pairs: Pairs) -> tuple[Tensor, dict[str, Tensor]]:
+    """(N, T) ids, and what a block-causal model takes beside them."""
     ids = torch.cat([pairs.prompt_ids, noise(pairs.completion_ids, pairs.masked, model.mask_id)], dim=1)
-    if getattr(model, "attention_block", 0):
-        return model.hidden(ids, completion_ids=pairs.completion_ids)[:, P:]
-    return model.hidden(ids)[:, P:]
+    return ids, {"completion_ids": pairs.completion_ids} if getattr(model, "attention_block", 0) else {}
 
 
 def _logits(model: Scorer, rows: Tensor, head: Head) -> Tensor:
@@ -225,19 +352,22 @@ def _matrix_chunk(
 ) -> tuple[Tensor, Tensor]:
     """The same for a head that is one matrix, in one buffer of logits that becomes their gradient in place.
 
-    Autograd would write the logits three times and the matrix's gradient twice per chunk.
+    Autograd would write the logits three times and the matrix's gradient twice per chunk. log p is read off the logits
+    and the probability of the likeliest token: the target's own may be 0 in the dtype.
     """
-    logits = (rows @ matrix.T).log_softmax(-1)  # (m, V)
-    values = logits.gather(1, targets[:, None])[:, 0]
+    logits = rows @ matrix.T  # (m, V)
+    of_target, largest = logits.gather(1, targets[:, None])[:, 0], logits.amax(1)
+    torch.softmax(logits, -1, out=logits)
+    values = of_target - largest + logits.amax(1).log()
     with torch.enable_grad():
         weight = weigh(values).to(logits.dtype)
-    # d(-w log p) = w (softmax - onehot)
-    logits.exp_().mul_(weight[:, None]).scatter_add_(1, targets[:, None], -weight[:, None])
+    # d(-w log p) = w (softmax - onehot); the weight goes onto the rows, which are narrower than the logits
+    logits.scatter_add_(1, targets[:, None], logits.new_full((len(rows), 1), -1.0))
     if matrix.requires_grad:
         if matrix.grad is None:
             matrix.grad = torch.zeros_like(matrix)
-        matrix.grad.addmm_(logits.T, rows)
-    return values, logits @ matrix
+        matrix.grad.addmm_(logits.T, rows * weight[:, None])
+    return values, (logits @ matrix).mul_(weight[:, None])
 
 
 def _chunk_rows(model: Scorer, rows: Tensor, head: Head) -> int:
@@ -253,13 +383,32 @@ def _row_chunks(model: Scorer, rows: Tensor, head: Head) -> list[slice]:
     return [slice(start, start + step) for start in range(0, max(1, len(rows)), step)]
 
 
-def _pair_chunks(pair_rows: list[int], most: int) -> list[tuple[int, int, int, int]]:
+def _pair_chunks(pair_rows: list[int], most: int, most_pairs: int = 2**62) -> list[tuple[int, int, int, int]]:
     """Cuts pairs into (first pair, last pair + 1, first row, last row + 1): at most `most` rows, or one pair."""
     chunks: list[tuple[int, int, int, int]] = []
     first = start = stop = 0
     for pair, rows in enumerate(pair_rows):
-        if stop > start and stop + rows - start > most:
+        if stop == start:
+            first = pair  # pairs without rows are in no chunk of their own
+        elif stop + rows - start > most or pair - first >= most_pairs:
             chunks.append((first, pair, start, stop))
             first, start = pair, stop
         stop += rows
     return [*chunks, (first, len(pair_rows), start, stop)] if stop > start else chunks
+
+
+def _parts(pair_rows: list[int], most_rows: int, width: int, length: int) -> list[tuple[int, int]]:
+    """(first pair, last pair + 1) of what goes through the last layer together: some whole chunks of the head's.
+
+    Half of a completion is masked on average, so a part of many rows ends early: which draws it holds decides little
+    about its memory.
+    """
+    share = len(pair_rows) // _LAST_LAYER_SHARE
+    most = max(1, share, _LAST_LAYER_TOKENS // width)
+    parts: list[tuple[int, int, int]] = []
+    for first, last, start, stop in _pair_chunks(pair_rows, min(most_rows, most * length // 2), most):
+        if parts and last - parts[-1][0] <= share and stop - parts[-1][2] <= share * length // 2:
+            parts[-1] = (parts[-1][0], last, parts[-1][2])
+        else:
+            parts.append((first, last, start))
+    return [(first, last) for first, last, _ in parts]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bgpo.models.denoiser import Denoiser
+from bgpo.models.last_layer import BeforeLastLayer
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = "default"  # peft's own
@@ -137,9 +138,26 @@ class FrozenReference:
         with adapter_off(self.model):
             return self._policy.hidden(ids, **given)
 
+    def before_last_layer(self, ids: Tensor, wanted: Tensor, **given: Tensor | None) -> _WithoutAdapter | None:
+        with adapter_off(self.model):
+            stopped = self._policy.before_last_layer(ids, wanted, **given)
+        return None if stopped is None else _WithoutAdapter(self.model, stopped)
+
     def logits(self, hidden: Tensor) -> Tensor:
         with adapter_off(self.model):
             return self._policy.logits(hidden)
+
+
+class _WithoutAdapter:
+    """A frozen model's pass that has stopped before the last layer."""
+
+    def __init__(self, model: nn.Module, stopped: BeforeLastLayer):
+        self.below = stopped.below
+        self._model, self._stopped = model, stopped
+
+    def rows(self, below: Tensor, part: slice, held: bool) -> Tensor:
+        with adapter_off(self._model):
+            return self._stopped.rows(below, part, held)
 
 
 def _inject(model: PreTrainedModel, config: PeftConfig, dtype: torch.dtype) -> None:

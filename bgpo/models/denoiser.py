@@ -137,12 +137,31 @@ class Denoiser:
         self, ids: Tensor, wanted: Tensor, valid: Tensor, positions: Tensor | None = None, cache: ReadKV | None = None
     ) -> Tensor:
         """(N, D): what `hidden` gives at the (B, T) bool `wanted` positions, none of them a row's first, for less."""
-        at = wanted
-        if self.logit_shift:  # the state that predicts a position is the one before it
-            at = torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], dim=1)
+        at = self._predicting(wanted)
         with last_layer.only_for(self.model, at) as narrowed:
             states = self._unshifted(ids, valid, positions, None, cache)
         return states if narrowed else states[at]
+
+    def before_last_layer(
+        self, ids: Tensor, wanted: Tensor, completion_ids: Tensor | None = None
+    ) -> last_layer.BeforeLastLayer | None:
+        """The pass of `hidden`, stopped before the last layer, which then gives the states of the (B, T) bool `wanted`
+        positions; None where that cannot be had of this model."""
+        valid, at = self.valid(ids), self._predicting(wanted)
+        if self.logit_shift and bool((wanted & (valid.cumsum(1) == 1)).any()):  # a row's first token is not shifted
+            return None
+        if completion_ids is not None:  # between the prompt and what is noised
+            L = completion_ids.shape[1]
+            at = torch.cat([at[:, :-L], torch.zeros_like(at[:, -L:]), at[:, -L:]], dim=1)
+        return last_layer.stop_before(
+            self.model, at, lambda: self._unshifted(ids, valid, None, completion_ids, None)
+        )
+
+    def _predicting(self, wanted: Tensor) -> Tensor:
+        """(B, T) bool positions -> those whose states predict them: of a shifted model the ones before them."""
+        if not self.logit_shift:
+            return wanted
+        return torch.cat([wanted[:, 1:], torch.zeros_like(wanted[:, :1])], dim=1)
 
     def _unshifted(
         self, ids: Tensor, valid: Tensor, positions: Tensor | None, completion_ids: Tensor | None,

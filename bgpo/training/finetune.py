@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bgpo.algorithm.elbo import Head, Pairs, backward_in_chunks, dense, scored_rows, token_logprob
+from bgpo.algorithm.elbo import Pairs, backward, dense, token_logprob
 from bgpo.algorithm.masking import draw_masks
 from bgpo.config import TrainConfig
 from bgpo.models.checkpoints import (
@@ -31,7 +31,7 @@ from bgpo.models.checkpoints import (
 )
 from bgpo.models.denoiser import Denoiser
 from bgpo.training.examples import Example, ExamplesError, fingerprint, read_examples
-from bgpo.training.likelihood import Passes, within_memory
+from bgpo.training.likelihood import Passes, head_of, within_memory
 from bgpo.training.listener import Listener, Outcome, StopRequested
 from bgpo.training.machine import SavedBytes, choose_device, largest_token_budget, memory_metrics, threads_for
 from bgpo.training.optimizer import policy_optimizer, set_learning_rate, trained_parameters
@@ -124,7 +124,7 @@ class _Finetune:
         self.config, self.folder, self.listener = config, folder, listener
         self.checkpoints = folder / "checkpoints"
         self.device = choose_device(config.device)
-        self.head = Head(config.masked_head, config.chunked_head, config.fused_head)
+        self.head = head_of(config)
         self.step = 0
         self.token_budget = config.token_budget
         self._seconds_before = 0.0
@@ -245,9 +245,7 @@ class _Finetune:
             def derivative(first: int, last: int, _: Tensor, each=each, part=part) -> Tensor:
                 return each[first:last][part.scored[first:last]]
 
-            states = scored_rows(self.model, part)
-            counts = part.scored.sum(1)
-            found.append(backward_in_chunks(self.model, states, part.targets, counts, derivative, self.head))
+            found.append(backward(self.model, part, derivative, self.head))
         return torch.cat(found)
 
     def _forget(self) -> None:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bgpo.algorithm.elbo import Head, Pairs, Scorer, backward_in_chunks, dense, scored_rows, token_logprob
+from bgpo.algorithm.elbo import Head, HeldPass, Pairs, Scorer, backward, dense, token_logprob
 from bgpo.algorithm.masking import MaskDraws
 from bgpo.algorithm.surrogate import Surrogate, View
+from bgpo.config import TrainConfig
 from bgpo.training.machine import is_out_of_memory
 
 
@@ -131,6 +132,12 @@ class Known:
     old_is_partial: bool = False
 
 
+def head_of(config: TrainConfig) -> Head:
+    """The head, and what is saved there, as the config says."""
+    c = config
+    return Head(c.masked_head, chunked=c.chunked_head, fused=c.fused_head, narrow=c.masked_last_layer)
+
+
 def accumulate(
     model: Scorer,
     batch: Batch,
@@ -158,17 +165,17 @@ def accumulate(
         derivative = surrogate.derivative(view) / denominator
     found = torch.zeros_like(view.logprob)
     for chunk in passes.plan(batch):
-        held: list[tuple[Pass, Pairs, Tensor]] = []
+        held: list[tuple[Pass, Pairs, HeldPass]] = []
         for part in chunk:
             pairs = batch.pairs(part, model.mask_id)
             if surrogate.objective.retained:
-                logprob = token_logprob(model, pairs, passes.head)
-                held.append((part, pairs, logprob))
+                whole = HeldPass(model, pairs, passes.head)
+                held.append((part, pairs, whole))
+                logprob = whole.logprob
             else:
                 weigh = _weights(surrogate, view, part, pairs, derivative, denominator, batch.K)
                 logprob = _backward(model, pairs, weigh, passes.head)
-            _store(found, part, pairs, logprob.detach())
-            del logprob
+            _store(found, part, pairs, logprob)
             check()
         if held:
             _backward_held(held, surrogate, view, found, denominator)
@@ -233,7 +240,7 @@ def within_memory(
 def _weights(
     surrogate: Surrogate, view: View, part: Pass, pairs: Pairs, known: Tensor | None, denominator: float, K: int
 ) -> Callable[[int, int, Tensor], Tensor]:
-    """What `backward_in_chunks` asks: the derivative for some pairs of a pass, known beforehand or from the pass."""
+    """What `backward` asks: the derivative for some pairs of a pass, known beforehand or from the pass."""
     if known is not None:
         flat = known[part.rows, part.draws].flatten(0, 1)  # (N, L)
         return lambda first, last, _: flat[first:last][pairs.scored[first:last]]
@@ -252,23 +259,20 @@ def _backward(
 ) -> Tensor:
     """One pass forward and backward; returns its (M,) log-probabilities."""
     if head.scored_rows_only:
-        rows = scored_rows(model, pairs)
-        counts, most = pairs.scored.sum(1), pairs.scored.numel()
-        return backward_in_chunks(model, rows, pairs.targets, counts, weigh, head, most)
+        return backward(model, pairs, weigh, head)
     logprob = token_logprob(model, pairs, head)
     logprob.backward(-weigh(0, len(pairs.scored), logprob.detach()).to(logprob.dtype))
     return logprob.detach()
 
 
 def _backward_held(
-    held: list[tuple[Pass, Pairs, Tensor]], surrogate: Surrogate, view: View, found: Tensor, denominator: float
+    held: list[tuple[Pass, Pairs, HeldPass]], surrogate: Surrogate, view: View, found: Tensor, denominator: float
 ) -> None:
     """Back-propagates and frees the graphs of a chunk, now that all its numbers are there."""
     rows = held[0][0].rows
     derivative = surrogate.derivative(replace(view, logprob=found).part(rows, slice(None))) / denominator
-    for part, pairs, logprob in held:
-        flat = derivative[:, part.draws].flatten(0, 1)
-        logprob.backward(-flat[pairs.scored].to(logprob.dtype))
+    for part, pairs, whole in held:
+        whole.backward(derivative[:, part.draws].flatten(0, 1)[pairs.scored])
     held.clear()
 
 

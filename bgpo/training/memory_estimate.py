@@ -23,6 +23,7 @@ _LAYER = {
 }
 _FOUR_BIT = 0.516  # bytes a weight: NF4 and its twice quantised scales
 _CHUNK = 24 * 2**20  # logits of a chunk of rows
+_LAST_LAYER_TOKENS, _LAST_LAYER_SHARE = 640, 8  # that the last layer reads at one time, or the share of a pass
 _MOST_TOKENS = {"cpu": 4096, "cuda": 65_536}  # of an automatic budget
 _SHARE_OF_FREE = 0.5
 _ADAPTED = {"all": 7, "attention": 4, "mlp": 3}
@@ -71,7 +72,7 @@ def estimate(config: TrainConfig, room: Room, token_budget: int = 0) -> Estimate
     free = room.free - sum(part.size for part in standing)
     tokens, held = _pass_tokens(config, token_budget or config.token_budget, room.kind, free, per_token)
     rows = held * _scored_share(config)
-    saved = held * per_token + rows * shape.width * _weight_bytes(config)
+    saved = _saved(config, shape, tokens, held)
     again = tokens * _layer_bytes(config, shape) if config.activation_checkpointing else 0  # one layer at a time
     logits = _logits(config, shape, tokens, rows)
     rollouts = _rollouts(config, shape) if config.job == "train" else 0.0
@@ -94,10 +95,33 @@ def activation_bytes(config: TrainConfig, shape: Shape) -> float:
     return shape.layers * _layer_bytes(config, shape) + ends
 
 
+def _saved(config: TrainConfig, shape: Shape, tokens: int, held: int) -> float:
+    """Bytes kept by passes of `tokens`, of which `held` at one time.
+
+    The last layer keeps half of what it has of its width, for keys and values, and all of what it has of scored rows;
+    it has only some of a pass at a time, unless graphs are retained.
+    """
+    share = _scored_share(config)
+    if not (config.masked_head and config.masked_last_layer):
+        return held * (activation_bytes(config, shape) + share * shape.width * _weight_bytes(config))
+    one = shape.width * _weight_bytes(config) if config.activation_checkpointing else _layer_bytes(config, shape)
+    below = held * (activation_bytes(config, shape) - one)
+    if config.objective == "elbo" and config.job == "train":
+        read = 0 if config.activation_checkpointing else held
+    else:
+        read = min(tokens, max(_LAST_LAYER_TOKENS, tokens // _LAST_LAYER_SHARE))
+    width = _layer_keeps(config)[0] * shape.width
+    return below + read * (width / 2 + share * _layer_bytes(config, shape))
+
+
+def _layer_keeps(config: TrainConfig) -> tuple[int, int, int, int]:
+    adapter = 0 if config.adapter == "none" else 2 if config.precision == "bf16_pure" else 4
+    return _LAYER[_weight_bytes(config), adapter]
+
+
 def _layer_bytes(config: TrainConfig, shape: Shape) -> float:
     weights = _weight_bytes(config)
-    adapter = 0 if config.adapter == "none" else 2 if config.precision == "bf16_pure" else 4
-    width, mlp, rank, rest = _LAYER[weights, adapter]
+    width, mlp, rank, rest = _layer_keeps(config)
     narrower = 2 * weights * (shape.heads - shape.kv_heads) * shape.head_width
     ranks = rank * config.lora_rank * _ADAPTED[config.lora_targets]
     return width * shape.width + mlp * shape.mlp + ranks + rest - narrower

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import torch
 
-from bgpo.algorithm.elbo import Head
 from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.denoiser import Denoiser
 from bgpo.tasks.base import Task, problems, with_prompt_length
-from bgpo.training.likelihood import Passes
+from bgpo.training.likelihood import Passes, head_of
 from bgpo.training.listener import Listener, Outcome
 from bgpo.training.machine import MB, choose_device, free_bytes
 from bgpo.training.optimizer import policy_optimizer
@@ -83,11 +82,9 @@ class Bench:
         config = self.config.with_values(
             objective=objective, mc_samples=draws, updates_per_rollout=1, bound_probe=0, mask_draws="auto", **changes
         )
-        head = Head(scored_rows_only=config.masked_head, chunked=config.chunked_head, fused=config.fused_head)
         optimizer, _ = policy_optimizer(self.model.model, config)
-        updater = Updater(
-            config, OBJECTIVES[objective], self.model, optimizer, Passes(self.token_budget, config.packed, head), None
-        )
+        passes = Passes(self.token_budget, config.packed, head_of(config))
+        updater = Updater(config, OBJECTIVES[objective], self.model, optimizer, passes, None)
         rollouts = random_rollouts(config, self.task, self.model)
         peak = Peak(self.model.device)
         start = time.monotonic()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bgpo.algorithm.elbo import Head, Pairs, token_logprob
+from bgpo.algorithm.elbo import Pairs, token_logprob
 from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.checkpoints import (
     TrainingState,
@@ -30,7 +30,7 @@ from bgpo.tasks.base import Task, with_prompt_length
 from bgpo.tasks.listed import ListedTask
 from bgpo.training import warmup
 from bgpo.training.evaluation import evaluate, held_out_problems, validation_problems, validation_reward
-from bgpo.training.likelihood import Passes
+from bgpo.training.likelihood import Passes, head_of
 from bgpo.training.listener import Listener, Outcome, StopRequested
 from bgpo.training.machine import choose_device, largest_token_budget, memory_metrics, threads_for
 from bgpo.training.metrics import EVALUATIONS, evaluation_file
@@ -214,9 +214,8 @@ class _Run:
 
     def _updater(self) -> Updater:
         c = self.config
-        head = Head(scored_rows_only=c.masked_head, chunked=c.chunked_head, fused=c.fused_head)
         budget = self.token_budget or token_budget_for(self.model, self.task.prompt_length, c.completion_length)
-        passes = Passes(budget, c.packed, head)
+        passes = Passes(budget, c.packed, head_of(c))
         reference = reference_policy(c, self.model, self.step, self.checkpoints)
         return Updater(c, self.objective, self.model, self.optimizer, passes, reference)
 

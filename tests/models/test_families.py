@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from bgpo.algorithm import elbo
+from bgpo.algorithm.elbo import Head, Pairs
+from bgpo.models import last_layer
+from bgpo.models.adapters import AdapterSettings, add_adapter
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.loading import Overrides, load
+from bgpo.models.memory import checkpoint_layers
 from tests.models import published
 
 FOLDERS = {
@@ -113,6 +118,56 @@ def test_gradients_with_activation_checkpointing_are_the_same(case):
     plain = gradients()
     model.model.activation_checkpointing_enable()
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients()))
+
+
+def masked_pairs(model: Denoiser) -> Pairs:
+    """Completions of 8 tokens with 1 to 8 masked, after prompts of 6, one of them padded."""
+    ids, share = random_ids(5, 14), torch.tensor([0.1, 0.3, 0.5, 0.8, 1])
+    ids[1, :3] = model.pad_id
+    masked = torch.rand(5, 8, generator=torch.Generator().manual_seed(1)) < share[:, None]
+    masked[0, 0] = True  # predicted from the last token of the prompt where logits are shifted
+    return Pairs(ids[:, :6], ids[:, 6:], masked, masked)
+
+
+@pytest.mark.parametrize("way", ["plain", "eager", "checkpointed", "adapter", "unknown attention"])
+def test_a_last_layer_for_masked_rows_alone_has_the_same_values_and_gradients(case, way, monkeypatch):
+    """And is computed for no other: its MLP sees each masked row once, a few pairs at a time."""
+    folder, family, overrides = case
+    model = load(folder, family, overrides=Overrides(**overrides))
+    prepare(model, way, monkeypatch)
+    monkeypatch.setattr(elbo, "_LAST_LAYER_TOKENS", 45)  # of 14, or 22 with the clean copy of blocks
+    pairs, seen, found = masked_pairs(model), [], []
+    model.model.model.layers[-1].mlp.register_forward_hook(lambda mlp, given, made: seen.append(made[..., 0].numel()))
+
+    def derivative(first: int, last: int, values: torch.Tensor) -> torch.Tensor:
+        return values.exp() + torch.arange(5.0)[first:last].repeat_interleave(pairs.scored[first:last].sum(1))
+
+    for narrow in (False, True):
+        model.model.zero_grad()
+        seen.clear()
+        values = elbo.backward(model, pairs, derivative, Head(narrow=narrow))
+        with torch.no_grad():
+            scored = elbo.token_logprob(model, pairs, Head(narrow=narrow))
+        found.append((values, scored, *(p.grad for p in model.model.parameters() if p.requires_grad)))
+        found[-1] = [tensor.clone() for tensor in found[-1]]
+    rows = int(pairs.masked.sum())
+    assert len(seen) >= 3 and seen[-1] == rows and sum(seen[:-1]) == rows
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def prepare(model: Denoiser, way: str, monkeypatch) -> None:
+    if way == "eager":
+        model.model.set_attn_implementation("eager")
+    if way == "checkpointed":
+        checkpoint_layers(model.model)
+    if way == "adapter":
+        add_adapter(model.model, AdapterSettings(2, 4, 0.0, "all"), "", torch.Generator().manual_seed(0))
+        for name, parameter in model.model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    if way == "unknown attention":  # as flash attention: queries of all tokens
+        monkeypatch.setattr(last_layer, "_ATTENTIONS", set())
 
 
 def test_the_end_token_learns_although_it_pads(case):

@@ -11,14 +11,13 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
-from bgpo.algorithm.elbo import Head
 from bgpo.algorithm.objectives import OBJECTIVES, Objective
 from bgpo.config import TrainConfig
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.tiny import tiny_config, tiny_tokenizer
 from bgpo.tasks.base import Reward
 from bgpo.tasks.registry import TASKS
-from bgpo.training.likelihood import Passes
+from bgpo.training.likelihood import Passes, head_of
 from bgpo.training.rollouts import Rollouts, collect
 from bgpo.training.update import Updater
 
@@ -74,8 +73,7 @@ def rollouts_of(config: TrainConfig) -> Rollouts:
 def updater_of(config: TrainConfig, model: Denoiser, objective: Objective | None = None) -> Updater:
     """With plain gradient descent, whose steps are the gradients themselves."""
     optimizer = torch.optim.SGD(model.model.parameters(), LEARNING_RATE)
-    head = Head(config.masked_head, config.chunked_head, config.fused_head)
-    passes = Passes(config.token_budget, config.packed, head)
+    passes = Passes(config.token_budget, config.packed, head_of(config))
     reference = Denoiser(copy.deepcopy(model.model), model.tokenizer) if config.kl_coefficient else None
     return Updater(config, objective or OBJECTIVES[config.objective], model, optimizer, passes, reference)
 

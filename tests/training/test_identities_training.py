@@ -64,13 +64,12 @@ def test_old_new_and_reference_see_the_same_masks_however_they_are_cut(rollouts,
         updater = updater_of(config, model)
         found = []
         for denoiser in (model, updater.reference):
-            rows, hidden = Counter(), denoiser.hidden
+            rows = Counter()
 
-            def recording(ids, rows=rows, hidden=hidden):
-                rows.update(tuple(row) for row in ids[:, -L:].tolist())
-                return hidden(ids)
+            def record(module, nothing, given, rows=rows):
+                rows.update(tuple(row) for row in given["input_ids"][:, -L:].tolist())
 
-            denoiser.hidden = recording
+            denoiser.model.model.register_forward_pre_hook(record, with_kwargs=True)
             found.append(rows)
         updater.update(rollouts, 0, lambda: None)
         return tuple(found)

@@ -23,15 +23,15 @@ def rollouts():
 def cramped(tokens: int, only_with_graph: bool = False):
     """A model on a machine that cannot hold passes of more than `tokens`, and how often it failed."""
     model, failures = tiny(), []
-    hidden = model.hidden
+    states = model._states  # under both ways through the model
 
-    def allocating(ids):
+    def allocating(ids, *given):
         if ids.numel() > tokens and (torch.is_grad_enabled() or not only_with_graph):
             failures.append(ids.numel())
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
-        return hidden(ids)
+        return states(ids, *given)
 
-    model.hidden = allocating
+    model._states = allocating
     return model, failures
 
 
@@ -49,15 +49,15 @@ def test_failing_in_the_middle_of_a_gradient_leaves_none_of_it_behind(rollouts):
     """Some passes have added their gradients when memory runs out."""
     config = STEP.with_values(token_budget=4 * PAIR)
     model = tiny()
-    hidden, calls = model.hidden, []
+    states, calls = model._states, []
 
-    def failing_once(ids):
+    def failing_once(ids, *given):
         calls.append(torch.is_grad_enabled())
         if sum(calls) == 4 and calls[-1]:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
-        return hidden(ids)
+        return states(ids, *given)
 
-    model.hidden = failing_once
+    model._states = failing_once
     got = moved(config, rollouts, model)
     torch.testing.assert_close(got, moved(config, rollouts), rtol=0, atol=1e-11)
 

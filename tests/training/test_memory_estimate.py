@@ -123,7 +123,8 @@ def test_memory_of_the_plain_objective_grows_with_its_draws_and_bgpo_s_does_not(
         config = TrainConfig(**EIGHT_BILLION, precision="bf16", objective=objective, mc_samples=draws)
         return estimate(config, H200).saved
 
-    assert saved("bgpo", 64) == saved("bgpo", 1) == saved("elbo", 1)
+    # at one draw the plain objective holds the last layer of the whole pass
+    assert saved("bgpo", 64) == saved("bgpo", 1) < saved("elbo", 1) < 1.05 * saved("bgpo", 1)
     assert saved("elbo", 64) == 64 * saved("elbo", 1)
 
 

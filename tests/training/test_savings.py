@@ -30,7 +30,9 @@ def assert_same(left: torch.Tensor, right: torch.Tensor) -> None:
 
 
 @every_objective
-@pytest.mark.parametrize("saving", ["skip_old_pass", "drop_zero_advantage", "masked_head", "chunked_head", "packed"])
+@pytest.mark.parametrize(
+    "saving", ["skip_old_pass", "drop_zero_advantage", "masked_head", "masked_last_layer", "chunked_head", "packed"]
+)
 def test_a_step_is_the_same_without_the_saving(objective, saving):
     assert_same(change(objective=objective, **{saving: False}), as_usual(objective))
 
@@ -39,6 +41,22 @@ def test_a_step_is_the_same_without_the_saving(objective, saving):
 def test_a_step_is_the_same_with_a_few_rows_of_logits_at_a_time(objective, monkeypatch):
     monkeypatch.setattr("bgpo.algorithm.elbo._CHUNK_BYTES", 54 * 8 * 5)
     assert_same(change(objective=objective), as_usual(objective))
+
+
+@every_objective
+def test_a_step_is_the_same_with_the_last_layer_one_completion_at_a_time(objective, monkeypatch):
+    monkeypatch.setattr("bgpo.algorithm.elbo._LAST_LAYER_TOKENS", 1)
+    assert_same(change(objective=objective), as_usual(objective))
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 640])
+def test_the_bound_and_what_it_bounds_are_one_step_on_policy_to_the_last_bit(tokens, monkeypatch):
+    """However many completions go through the last layer at one time: graphs held or not, sums have one order."""
+    monkeypatch.setattr("bgpo.algorithm.elbo._LAST_LAYER_TOKENS", tokens)
+    bound, held, two_pass = (
+        change(objective=name, updates_per_rollout=1) for name in ("bgpo", "elbo", "elbo_two_pass")
+    )
+    assert torch.equal(bound, held) and torch.equal(bound, two_pass) and bound.abs().max() > 1e-4
 
 
 @every_objective
@@ -59,8 +77,8 @@ def test_a_step_is_the_same_with_equal_completions_merged(objective, kl):
 def test_with_a_kl_a_step_is_the_same_without_any_saving(objective, kl_reference):
     """And the KL does hold back: completions of advantage 0 move the weights as well."""
     kl = {"objective": objective, "kl_coefficient": 0.5, "kl_estimator": "k3", "kl_reference": kl_reference}
-    nothing = {"skip_old_pass": False, "drop_zero_advantage": False, "masked_head": False, "chunked_head": False,
-               "packed": False}
+    nothing = {"skip_old_pass": False, "drop_zero_advantage": False, "masked_head": False, "masked_last_layer": False,
+               "chunked_head": False, "packed": False}
     saved = change(**kl)
     assert_same(saved, change(**kl, **nothing))
     assert (saved - as_usual(objective)).abs().max() > 1e-7
