@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import stat
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from bgpo.config import TrainConfig
 from bgpo.jobs import archive as module
 from bgpo.jobs.archive import ArchiveError, export_run, import_run
+from bgpo.models.adapters import AdapterSettings, add_adapter
+from bgpo.models.checkpoints import TrainingState, load_model, save_checkpoint
+from bgpo.models.tiny import build_tiny
 from storage.alerts import Alert, alerts_of
 from storage.checkpoints import add_checkpoint, checkpoints_of, pin_checkpoint
 from storage.completions import Completion, completions_of
@@ -77,6 +82,23 @@ def test_the_best_and_the_last_checkpoint_go_with_it_and_no_pickle(db, run, expo
         assert Path(item.folder).parent == Path(back.folder, "checkpoints")
         assert [path.name for path in Path(item.folder).iterdir()] == ["model.safetensors"]
         assert Path(item.folder, "model.safetensors").read_bytes() == bytes([item.step]) * 10_000
+
+
+def test_the_model_under_an_adapter_goes_with_it(db, row, runs_folder, tmp_path):
+    run = row("running", CONFIG.to_json())
+    model, state = build_tiny(torch.Generator().manual_seed(0)), TrainingState("training", 0, 0.0, 1)
+    base, saved = Path(run.folder, "base"), Path(run.folder, "checkpoints", "step-000005")
+    save_checkpoint(base, model, state, None)
+    add_adapter(model.model, AdapterSettings(2, 4.0, 0.0, "all"), str(base), torch.Generator().manual_seed(1))
+    save_checkpoint(saved, model, state, None)
+    add_checkpoint(db, run.id, 5, "final", str(saved), 0.5)
+    transition(db, run.id, ("running",), "stopped")
+    exported = export_run(db, run.id, tmp_path / "run.zip")
+    shutil.rmtree(run.folder)
+    back = import_run(db, exported, runs_folder)
+    again = load_model(Path(checkpoints_of(db, back.id)[0].folder))
+    ours, theirs = model.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("choice, steps", [
