@@ -91,8 +91,9 @@ def test_a_run_is_watched_stopped_and_resumed_to_its_end_over_a_restart_of_the_a
     wait_until(lambda: bury(scheduler, second), "the runners to be buried")
 
 
-def test_a_killed_worker_is_failed_with_a_reason_and_its_log(db, scheduler, submit):
-    run = reaches(db, submit(), "running")
+def test_a_killed_worker_is_failed_with_a_reason_and_its_log(db, scheduler, tiny, submit):
+    tiny("")
+    run = reaches(db, submit(train_steps=1_000_000), "running")
     wait_until(lambda: logs.tail(Path(run.folder)), "a line in the log")
     os.kill(run.pid, signal.SIGKILL)
     # its runner gives the lock back last; only a tick that was under way then may still miss it
@@ -141,7 +142,11 @@ def test_two_schedulers_start_each_run_once(db, row):
 
 APP = """
 import sys, time
+from bgpo.jobs import launcher
 from bgpo.jobs.scheduler import Scheduler
+def command(db, id):
+    return [sys.executable, "-m", "tests.jobs.tiny_worker", str(id), "--database", db.url]
+launcher.worker_command = command
 from storage.database import open_database
 Scheduler(open_database(sys.argv[1])).start()
 time.sleep(600)
@@ -150,7 +155,7 @@ time.sleep(600)
 
 @linux
 def test_a_killed_app_leaves_the_run_going_and_a_killed_runner_lets_it_end_in_order(db, submit):
-    run = submit(train_steps=100_000)
+    run = submit(train_steps=1_000_000)
     app = subprocess.Popen([sys.executable, "-c", APP, db.url], cwd=ROOT)
     running = reaches(db, run, "running")
     app.kill()
