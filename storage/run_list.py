@@ -8,6 +8,7 @@ from functools import cache
 from itertools import groupby
 
 from sqlalchemy import Select, Text, cast, func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from storage.database import Database
 from storage.rollups import level_for, metric_id_of
@@ -91,7 +92,7 @@ def _curves(dialect_name: str, level: int, points: int) -> Select:
         pair, together = func.json_array, func.json_group_array
     else:
         last = select(source.c.step.label("step"), value.label("value"))
-        last = last.distinct(bucket).order_by(bucket, source.c.step.desc())
+        last = last.ext(distinct_on(bucket)).order_by(bucket, source.c.step.desc())
         pair, together = func.json_build_array, func.json_agg
     of_run = last.where(*wanted).correlate(latest_point).subquery()
     curve = select(cast(together(pair(of_run.c.step, of_run.c.value)), Text)).scalar_subquery()

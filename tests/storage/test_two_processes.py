@@ -169,7 +169,7 @@ def test_a_writer_that_reads_first_is_not_overtaken(db, new_run):
 
 
 def test_two_processes_claim_each_queued_run_once(db, new_run):
-    ids = [new_run().id for _ in range(100)]
+    ids = [new_run().id for _ in range(40)]
     claimers = [start(CLAIM, db.url, name) for name in ("one", "two")]
     go(*claimers)
     claimed = [json.loads(finish(process)) for process in claimers]
