@@ -12,7 +12,7 @@ from bgpo.config import TrainConfig
 from bgpo.jobs import control
 from storage.checkpoints import add_checkpoint
 from storage.queue import queued_runs
-from storage.runs import get_run, transition
+from storage.runs import get_run, list_runs, transition
 from storage.settings import pause_queue, queue_paused
 from tests.waiting import wait_until
 
@@ -68,3 +68,19 @@ def test_a_failure_offers_its_fix_and_a_fork_opens_the_form(queue):
     card.get_by_role("button", name="Again with smaller passes").click()
     wait_until(lambda: get_run(db, failed).status == "queued", "the run to be queued again")
     assert TrainConfig.from_json(get_run(db, failed).config_json).token_budget > 0
+
+
+def test_a_run_is_evaluated_when_it_ends_by_one_button(queue):
+    page, db, ids, _ = queue
+    page.locator(".bgpo-queue-card li").nth(0).get_by_text("run 0").click()
+    header = page.locator(".bgpo-run-header .one")
+    expect(header.locator("h2")).to_have_text("run 0")
+    header.get_by_role("button", name="Evaluate when it ends").click()
+    follower = header.get_by_role("button", name=re.compile(r"Run \d+ evaluates it when it ends"))
+    expect(follower).to_be_visible()
+    made = next(run for run in list_runs(db) if run.after_id == ids[0])
+    assert TrainConfig.from_json(made.config_json).job == "evaluate"
+    follower.click()
+    expect(header.locator("h2")).to_have_text("evaluate run 0")
+    expect(header).to_contain_text("Evaluates run")
+    control.kill(db, made.id)

@@ -138,7 +138,7 @@ class OneRun {
 }
 
 // a run that goes on and that leaves checkpoints behind
-function evaluable(run) { return (GOING.has(run.status) || run.status === "paused") && ["train", "finetune"].includes(run.knobs.job); }
+function evaluable(run) { return (GOING.has(run.status) || run.status === "paused") && ["train", "finetune"].includes(run.knobs.job ?? "train"); }
 
 // the evaluation that waits for the run's end
 function evaluationOf(run) { return live.list().find((other) => other.after === run.id && other.status === "queued" && other.knobs?.job === "evaluate"); }
