@@ -165,7 +165,7 @@ def build(services, hosts: frozenset[str] | None, password: str | None):
 
     from ui import api, assets, pages
     from ui.access import Access
-    from ui.limits import MAX_UPLOAD, Limits
+    from ui.limits import MAX_UPLOAD, Limits, ZippedPage
     from ui.theme import CSS, HEAD, theme
 
     @contextlib.asynccontextmanager
@@ -177,6 +177,7 @@ def build(services, hosts: frozenset[str] | None, password: str | None):
             services.scheduler.shutdown()
 
     app = FastAPI(title="BGPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(ZippedPage)
     app.include_router(assets.router)
     app.include_router(api.build_router(services))
     api.add_refusals(app)

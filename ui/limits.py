@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,20 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+
+
+class ZippedPage:
+    """ASGI middleware that compresses the page itself, whose layout Gradio sends as some 350 KB of text.
+
+    Nothing else: our routes and assets do it themselves, and a stream must not wait in a compressor.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app, self.zipped = app, GZipMiddleware(app, minimum_size=1000, compresslevel=6)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        page = scope["type"] == "http" and scope["path"] in ("/", "/config")
+        await (self.zipped if page else self.app)(scope, receive, send)
 
 
 class _TooLong(Exception):

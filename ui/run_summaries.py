@@ -105,7 +105,7 @@ class RunSummaries:
         sparks = sparkline(self._db, grown, SPARK, points=40) if grown else {}
         found = {}
         for id, run in runs.items():
-            spark = [short(value) for _, value in sparks[id]] if id in sparks else self._known[id].item["spark"]
+            spark = [short(value, 3) for _, value in sparks[id]] if id in sparks else self._known[id].item["spark"]
             item = summary(
                 run, now[id], spark, best.get(id), _before(run, self._runs), alerts[id], labels.get(id, Labels()),
             ) | {"sweep_name": sweeps.get(run.sweep_id, "")}
@@ -171,6 +171,6 @@ def knob_defaults() -> dict[str, Any]:
     return {name: knob.default for name, knob in KNOBS.items()}
 
 
-def short(value: float | None) -> float | None:
-    """Six significant digits are more than a pixel shows, and keep an answer small."""
-    return None if value is None else float(f"{value:.6g}")
+def short(value: float | None, digits: int = 6) -> float | None:
+    """Six significant digits are more than a chart's pixel shows, three than a sparkline's; answers stay small."""
+    return None if value is None else float(f"{value:.{digits}g}")

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from bgpo.jobs import settling
 from storage.database import Database, open_database, sqlite_url
+from storage.runs import get_run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds
@@ -137,6 +138,7 @@ class Writer:
     """The synthetic writer as a process; `times` says when each step was committed."""
 
     def __init__(self, studio: Studio, run_id: int, **options: float):
+        self._studio, self._run = studio, run_id
         self._log = studio.folder / f"writer-{time.monotonic_ns()}.jsonl"
         flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         self.process = subprocess.Popen(
@@ -153,7 +155,10 @@ class Writer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends it as a finished run, or at once if it is still at work."""
+        """Ends it at once; the app then notes what became of the run, and nothing changes any more."""
         if self.process.poll() is None:
             self.process.terminate()
         self.process.wait(PATIENCE)
+        db = self._studio.open_database()
+        wait_for(lambda: get_run(db, self._run).status != "running", "the app to settle the writer's run")
+        db.close()

@@ -188,6 +188,13 @@ def test_a_body_without_a_length_is_counted():
     assert refused.status_code == 413 and "send less" in refused.json()["error"]
 
 
+def test_the_page_itself_is_compressed(client):
+    page = client.get("/", headers={"accept-encoding": "gzip"})
+    assert page.headers["content-encoding"] == "gzip"
+    assert int(page.headers["content-length"]) < 80_000 < len(page.content)
+    assert "content-encoding" not in client.get("/nothing", headers={"accept-encoding": "gzip"}).headers
+
+
 def test_answers_keep_browsers_strict(client):
     for path in ("/", "/api/live", "/assets/live.js", "/nothing"):
         headers = client.get(path).headers
