@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -53,8 +54,13 @@ def eta_seconds(run: Run) -> float | None:
 
 def config_of(run: Run) -> TrainConfig | None:
     """The run's config, or None when the row holds one that this version cannot read."""
+    return _config_of(run.config_json)
+
+
+@lru_cache(maxsize=2048)  # a poll asks for the same few again and again
+def _config_of(text: str) -> TrainConfig | None:
     try:
-        return TrainConfig.from_json(run.config_json)
+        return TrainConfig.from_json(text)
     except ConfigError:
         return None
 
