@@ -54,7 +54,7 @@ _REFUSED_CALLS = (
     # setxattrat, removexattrat, open_tree_attr, file_setattr; these numbers are the same on all processors
     440, 448, 452, 463, 466, 467, 469,
 )
-_REFUSED_OF_OTHERS = ("prlimit64", "sched_setaffinity", "sched_getaffinity")  # a process may do them to itself, 0
+_REFUSED_OF_OTHERS = ("prlimit64", "sched_setaffinity")  # a process may do them to itself, 0
 _CLONE_THREAD = 0x00010000
 _ENOSYS, _EPERM = 38, 1
 
