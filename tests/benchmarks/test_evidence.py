@@ -18,7 +18,7 @@ from bgpo.config import TrainConfig
 
 pytest.importorskip("matplotlib", reason="matplotlib draws the evidence; it is in requirements-test.txt")
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(900)  # 40 seconds on two free cores
+pytestmark = pytest.mark.timeout(900)  # half a minute on two free cores
 
 
 @pytest.fixture(scope="module")
