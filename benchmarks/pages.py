@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import time
+import traceback
 from dataclasses import asdict
 
 from playwright.sync_api import Error as BrowserError
@@ -31,8 +32,11 @@ def measured(number: int, bench: Bench) -> Found:
         return Found(None, None, "takes more than a minute: --long")
     try:
         return BARS[number].measure(bench)
-    except (NotSeen, BrowserError, AssertionError) as error:
+    except (NotSeen, BrowserError, AssertionError) as error:  # what it waits for did not come
         return Found(None, False, " ".join(str(error).split())[:300])
+    except Exception as error:  # the measurement itself is wrong; the others are not
+        traceback.print_exc()
+        return Found(None, None, f"{type(error).__name__}: {error}"[:300])
 
 
 def numbers(text: str) -> list[int]:
