@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DataError,
+    DBAPIError,
     IntegrityError,
     NoSuchModuleError,
     ProgrammingError,
@@ -79,7 +80,6 @@ class Database:
         self.path = Path(parsed.database) if parsed.get_backend_name() == "sqlite" else None
         self.engine = make_engine(parsed)
         self._writer = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-        self._single = self.engine.execution_options(sqlite_begin="")
 
     @property
     def name(self) -> str:
@@ -92,10 +92,23 @@ class Database:
         with sentences(self.name), self.engine.begin() as connection:
             yield connection
 
-    def rows(self, query: Prepared, **values: object) -> Sequence[Row]:
-        """All rows of one query, which is of one moment without a transaction around it. Raises StorageError."""
-        with sentences(self.name), self._single.connect() as connection:
-            return query.rows(connection, **values)
+    def rows(self, query: Prepared, **values: object) -> list[tuple[Any, ...]]:
+        """All rows of one query, which is of one moment without a transaction around it. Raises StorageError.
+
+        Straight from the driver: as quick as it can be, for what pages ask all the time.
+        """
+        dialect = self.engine.dialect
+        with sentences(self.name):
+            words, given = query.words(dialect, values)
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(words, given)
+                return cursor.fetchall()
+            except dialect.loaded_dbapi.Error as error:
+                raise DBAPIError.instance(words, given, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
+            finally:
+                connection.close()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -185,8 +198,7 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection):
-        if begin := connection.get_execution_options().get("sqlite_begin", "BEGIN"):
-            connection.exec_driver_sql(begin)
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
 
     return engine
 
@@ -203,12 +215,16 @@ class Prepared:
         self._words: dict[str, tuple[SQLCompiler, dict[str, Any]]] = {}
 
     def rows(self, connection: Connection, **values: object) -> Sequence[Row]:
-        """All rows, in one round trip."""
-        compiled, constants = self._words.get(connection.dialect.name) or self._compile(connection.dialect)
-        given: Any = constants | values
-        if compiled.positional:
-            given = tuple([given[name] for name in compiled.positiontup])
-        return connection.exec_driver_sql(compiled.string, given).all()
+        """All rows, in one round trip and in the connection's transaction."""
+        return connection.exec_driver_sql(*self.words(connection.dialect, values)).all()
+
+    def words(self, dialect: Dialect, values: Mapping[str, object]) -> tuple[str, Any]:
+        """The statement as the driver takes it, and its values."""
+        compiled, constants = self._words.get(dialect.name) or self._compile(dialect)
+        given = {**constants, **values}
+        if not compiled.positional:
+            return compiled.string, given
+        return compiled.string, tuple([given[name] for name in compiled.positiontup])
 
     def _compile(self, dialect: Dialect) -> tuple[SQLCompiler, dict[str, Any]]:
         compiled = self._statement.compile(dialect=dialect)

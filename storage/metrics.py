@@ -92,7 +92,7 @@ def points_after(db: Database, run_id: int, cursor: int, limit: int = 20_000) ->
     """
     rows = db.rows(_AFTER, of_run=run_id, cursor=cursor, most=limit)
     points = [Point(name, step, seconds, value) for name, step, seconds, value, _ in rows]
-    return points, rows[-1].sequence if rows else cursor
+    return points, rows[-1][4] if rows else cursor
 
 
 _AFTER = Prepared(

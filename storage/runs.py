@@ -173,7 +173,7 @@ def change_counts(db: Database) -> dict[int, int]:
     queue is not counted, since others change it, too: see `queued_runs`. Cheap enough for a list that asks every
     second.
     """
-    return {id: changes for id, changes in db.rows(_CHANGES)}
+    return dict(db.rows(_CHANGES))
 
 
 _CHANGES = Prepared(select(run.c.id, run.c.changes).order_by(run.c.id.desc()))

@@ -44,7 +44,7 @@ def search_rollouts(
     if db.path is not None and len(looked_for) > 2:
         query, text = _BY_INDEX, _phrase(looked_for)
     rows = db.rows(query, text=text, low=low, high=high, most=limit + 1)
-    return [rollout_of(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
+    return [rollout_of(row) for row in rows[:limit]], rows[limit - 1][-1] if len(rows) > limit else None
 
 
 def _phrase(looked_for: str) -> str:
