@@ -237,7 +237,7 @@ def test_an_upgrade_keeps_every_row_and_a_copy_of_the_old_file(tmp_path):
 def at_the_first_version(tmp_path):
     """A database as the first version left it, with a run, its points and its past."""
     folder = tmp_path / "first version"
-    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*"))
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*", "00[1-9]?_*"))
     db = Database(sqlite_url(tmp_path / "old.db"))
     upgrade(db, folder)
     columns = "id, name, status, phase, config_json, folder, created_at, queued_at, step, train_steps, phase_done," \
