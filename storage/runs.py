@@ -158,7 +158,8 @@ def get_run(db: Database, id: int) -> Run:
 def list_runs(db: Database, limit: int | None = None, ids: Collection[int] | None = None) -> list[Run]:
     """All runs, or the newest `limit`, or those of `ids` that there are, newest first, in one query."""
     if limit is None and ids is None:
-        return [Run(*row) for row in db.rows(_ALL)]
+        with db.read() as connection:
+            return [Run(*row) for row in _ALL.rows(connection)]
     query = _runs().order_by(run.c.id.desc()).limit(limit)
     if ids is not None:
         query = query.where(run.c.id.in_(ids))
