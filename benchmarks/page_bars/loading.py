@@ -120,7 +120,7 @@ def wrong_field(bench: Bench) -> Found:
         for _ in range(TIMES + 2):
             times.append(page.evaluate("probes.wrongValue('group_size', '1')") / 1000)
             page.locator("#knob-group_size input").first.fill("8")
-            expect(page.locator("#knob-group_size .fe-error")).to_have_count(0)
+            expect(page.locator("#knob-group_size .fe-error")).to_have_count(0, timeout=LOAD_MS)
     started = count(studio, 1)
     studio.stop()
     took = statistics.median(times)
