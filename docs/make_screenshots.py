@@ -1,12 +1,15 @@
-"""Screenshots of every page, light and dark, wide and narrow, from a running app with real runs.
+"""Pictures of every view, light and dark, wide and on a phone, from a running app with real runs.
 
     python app.py                                  # in one terminal, with a few runs in it
     python -m docs.make_screenshots                # in another; writes docs/images/*.png
+
+docs/tour.md and docs/first-run.md say which runs are in their pictures.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import signal
 import subprocess
@@ -14,80 +17,147 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.chromium import FLAGS, HOW, find_chromium
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"wide": (1440, 900), "narrow": (390, 844)}
+TALLEST = {"wide": 1500, "narrow": 1700}  # pixels; below, a long page only repeats itself
+COLOURS = 160  # of a picture: flat colours and text need no more, and take a third of the bytes
 SETTLED_MS = 1500
+BOTH = ("light", "dark")
+SLOW_MS = 120_000  # a model is loaded, a measurement runs
 
 
-def play_a_sample(page: Page) -> None:
-    cells = page.locator(".bgpo-held-out .cell")
-    expect(cells.first).to_be_visible(timeout=20_000)
-    cells.nth(min(2, cells.count() - 1)).click()
-    page.wait_for_timeout(2500)
+@dataclass(frozen=True)
+class Shot:
+    """One view: where, what is done there first, whether it goes on below the window, in which themes by size."""
+
+    address: str
+    prepare: Callable[[Page], None] | None = None
+    whole: bool = True
+    wide: tuple[str, ...] = BOTH
+    narrow: tuple[str, ...] = ()
 
 
-def choose_preset(page: Page) -> None:
-    page.locator(".bgpo-launcher .choose").first.click(timeout=20_000)
-
-
-def open_part(name: str) -> Callable[[Page], None]:
-    return lambda page: page.locator(f"#run-{name}-button").click(timeout=20_000)
-
-
-def ask(page: Page) -> None:
-    """One answer, watched to its end; loading a model takes some seconds the first time."""
-    button = page.get_by_role("button", name="Generate", exact=True)
-    expect(button).to_be_enabled(timeout=30_000)
-    button.click()
-    expect(page.locator("#chat-stage .ds-verdict")).to_have_text(re.compile("Reward"), timeout=90_000)
+# ---- what is done before a picture ---------------------------------------------------------------------------------
 
 
 def wait_for_charts(page: Page) -> None:
-    expect(page.locator(".bgpo-chart-board .js-plotly-plot").first).to_be_attached(timeout=20_000)
+    expect(page.locator(".bgpo-chart-board .js-plotly-plot").first).to_be_attached(timeout=SLOW_MS)
+
+
+def play_a_sample(page: Page) -> None:
+    """The sample in the middle of training, some steps into its denoising."""
+    cells = page.locator(".bgpo-held-out .cell")
+    expect(cells.first).to_be_visible(timeout=SLOW_MS)
+    cells.nth(min(2, cells.count() - 1)).click()
+    expect(page.locator(".bgpo-held-out .ds-chip").first).to_be_visible(timeout=SLOW_MS)
+    page.locator(".bgpo-held-out").evaluate("node => node.scrollIntoView({ block: 'center' })")
+
+
+def open_a_completion(page: Page) -> None:
+    page.get_by_role("button", name="Mixed", exact=True).click()
+    cell = page.locator(".bgpo-rollouts .cell").first
+    expect(cell).to_be_visible(timeout=SLOW_MS)
+    cell.click()
+    expect(page.locator(".bgpo-rollouts .detail .ds-chip").first).to_be_visible(timeout=SLOW_MS)
+
+
+def choose_preset(page: Page) -> None:
+    page.locator(".bgpo-launcher .choose").first.click(timeout=SLOW_MS)
+
+
+def try_the_grader(page: Page) -> None:
+    """The task's problems, and its verdict on an answer that forgets the carry."""
+    page.locator("#new-run-task summary").click()
+    text = page.get_by_label("A completion to judge")
+    expect(text).to_be_visible(timeout=SLOW_MS)
+    text.fill("085")
+    page.get_by_role("button", name="Judge it").click()
+    expect(page.locator("#new-run-task .verdict .bgpo-chip")).to_be_visible(timeout=SLOW_MS)
 
 
 def wait_for_sweep(page: Page) -> None:
-    expect(page.locator("#bgpo-sweep-plots .parcoords").first).to_be_attached(timeout=20_000)
+    expect(page.locator("#bgpo-sweep-plots .parcoords").first).to_be_attached(timeout=SLOW_MS)
 
 
 def measure(page: Page) -> None:
     """Measures both objectives, unless that has been done: some seconds in a process of its own."""
     button = page.locator("#bgpo-memory-explorer .act button")
-    expect(button).to_be_enabled(timeout=60_000)
+    expect(button).to_be_enabled(timeout=SLOW_MS)
     if button.inner_text() == "Measure both here":
         button.click()
-    expect(page.locator("#bgpo-memory-explorer .state")).to_contain_text("Measured", timeout=120_000)
+    expect(page.locator("#bgpo-memory-explorer .state")).to_contain_text("Measured", timeout=SLOW_MS)
 
 
-def shots(run: int, compared: list[list[int]]) -> dict[str, tuple[str, Callable[[Page], None] | None, bool]]:
-    """name -> (address, what to do before the picture, whether the whole page is wanted)."""
+def ask(page: Page) -> None:
+    """One answer, watched to its end; loading a model takes some seconds the first time."""
+    button = page.get_by_role("button", name="Generate", exact=True)
+    expect(button).to_be_enabled(timeout=SLOW_MS)
+    button.click()
+    expect(page.locator("#chat-stage .ds-verdict")).to_have_text(re.compile("Reward"), timeout=SLOW_MS)
+
+
+def denoise_two(page: Page) -> None:
+    """The newest checkpoint beside the one before it, from the same noise."""
+    lab = page.locator(".bgpo-lab")
+    more = lab.get_by_role("button", name="Compare with another")
+    expect(more).to_be_visible(timeout=SLOW_MS)
+    more.click()
+    choices = lab.locator(".checkpoints select").nth(1)
+    choices.select_option(index=choices.locator("option").count() - 1)
+    lab.get_by_role("button", name="Denoise", exact=True).click()
+    expect(lab.locator(".ds-verdict").nth(1)).to_contain_text("Reward", timeout=SLOW_MS)
+
+
+def show_keys(page: Page) -> None:
+    wait_for_charts(page)
+    page.keyboard.press("?")
+
+
+def shots(
+    run: int, compared: dict[str, list[int]], claim: list[int], sweep: list[int], evaluated: int
+) -> dict[str, Shot]:
+    light, dark = ("light",), ("dark",)
     found = {
-        "run": (f"?run={run}", wait_for_charts, True),
-        "run-samples": (f"?run={run}", play_a_sample, True),
-        "run-bound": (f"?run={run}&part=bound", wait_for_charts, True),
-        "run-memory": (f"?run={run}&part=memory", measure, True),
-        "run-config": (f"?run={run}", open_part("config"), False),
-        "run-log": (f"?run={run}", open_part("log"), False),
-        "run-checkpoints": (f"?run={run}", open_part("checkpoints"), False),
-        "new-run": ("?tab=new", None, True),
-        "chat": ("?tab=chat", ask, True),
-        "system": ("?tab=system", None, True),
+        "run": Shot(f"?run={run}", wait_for_charts, narrow=light),
+        "samples": Shot(f"?run={run}", play_a_sample, whole=False),
+        "rollouts": Shot(f"?run={run}&part=rollouts", open_a_completion, narrow=dark),
+        "bound": Shot(f"?run={run}&part=bound", wait_for_charts),
+        "memory": Shot(f"?run={run}&part=memory", measure, narrow=light),
+        "config": Shot(f"?run={run}&part=config", whole=False, wide=light),
+        "log": Shot(f"?run={run}&part=log", whole=False, wide=light),
+        "checkpoints": Shot(f"?run={run}&part=checkpoints", whole=False, wide=light, narrow=dark),
+        "evaluations": Shot(f"?run={evaluated}&part=evaluations", whole=False, wide=light),
+        "keyboard": Shot(f"?run={run}", show_keys, whole=False, wide=light),
+        "new-run": Shot("?tab=new", try_the_grader, narrow=light),
+        "chat": Shot("?tab=chat", ask, narrow=dark),
+        "lab": Shot("?tab=lab", denoise_two),
+        "system": Shot("?tab=system", wide=light),
     }
-    for runs in compared:
-        name, address = "-".join(map(str, runs)), f"?run={','.join(map(str, runs))}"
-        found[f"compare-{name}"] = (address, wait_for_charts, True)
-        found[f"sweep-{name}"] = (f"{address}&part=compare", wait_for_sweep, True)
+    for name, runs in compared.items():
+        found[f"compare-{name}"] = Shot(f"?run={','.join(map(str, runs))}", wait_for_charts)
+    if claim:
+        address = f"?run={','.join(map(str, claim))}&charts=reward,memory,gap,grad_norm"
+        found["compare-claim"] = Shot(address, wait_for_charts)
+    if sweep:
+        found["sweep"] = Shot(f"?run={','.join(map(str, sweep))}&part=compare", wait_for_sweep)
     return found
 
 
-def run_ids(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+FIRST_SCREEN = {
+    "first-screen": Shot("", whole=False),
+    "first-screen-chosen": Shot("", choose_preset, whole=False),
+}
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -103,38 +173,76 @@ def empty_app() -> Iterator[str]:
             process.wait(20)
 
 
-def take(browser: Browser, base: str, wanted: dict, out: Path, sizes: list[str]) -> None:
-    for name, (address, prepare, whole) in wanted.items():
-        for size in sizes:
+def small(png: bytes, tallest: int) -> Image.Image:
+    """The picture cut at a height, in its most frequent colours: surfaces and text stay exactly as they are."""
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(picture.height, tallest)))
+    counted = sorted(picture.getcolors(picture.width * picture.height), reverse=True)[:COLOURS]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for _, colour in counted for channel in colour])
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def take(browser: Browser, base: str, wanted: dict[str, Shot], out: Path, sizes: list[str]) -> None:
+    for name, shot in wanted.items():
+        for size, schemes in ((size, getattr(shot, size)) for size in sizes):
+            if not schemes:
+                continue
             width, height = SIZES[size]
-            for scheme in ("light", "dark"):
-                context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-                page = context.new_page()
-                page.goto(f"{base}/{address}")
-                page.locator("#area-runs-button").wait_for(timeout=30_000)
-                page.wait_for_timeout(SETTLED_MS)
-                if prepare:
-                    prepare(page)
+            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=schemes[0])
+            context.set_default_timeout(SLOW_MS)
+            page = context.new_page()
+            page.goto(f"{base}/{shot.address}")
+            page.locator("#area-runs-button").wait_for()
+            page.wait_for_timeout(SETTLED_MS)
+            if shot.prepare:
+                shot.prepare(page)
+            if shot.whole:
+                page.evaluate("scrollTo(0, 0)")
+            for scheme in schemes:
+                if scheme != schemes[0]:
+                    page.evaluate("name => import('/assets/shell.js').then(shell => shell.setTheme(name))", scheme)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(SETTLED_MS)
-                page.screenshot(path=out / f"{name}-{scheme}-{size}.png", full_page=whole)
-                context.close()
+                picture = small(page.screenshot(full_page=shot.whole, timeout=SLOW_MS), TALLEST[size])
+                picture.save(out / f"{name}-{scheme}-{size}.png", optimize=True)
+            context.close()
         print(name, flush=True)
 
 
-def chosen(wanted: dict, names: list[str]) -> dict:
-    return {name: shot for name, shot in wanted.items() if name in names}
+def chosen(wanted: dict[str, Shot], names: list[str] | None) -> dict[str, Shot]:
+    return {name: shot for name, shot in wanted.items() if not names or name in names}
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def run_ids(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def named_runs(text: str) -> tuple[str, list[int]]:
+    """`"adder=1,2,3"` -> ("adder", [1, 2, 3])."""
+    name, _, runs = text.rpartition("=")
+    return name or "runs", run_ids(runs)
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--url", default="http://127.0.0.1:7860", help="the running app (default: %(default)s)")
+    found.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder (default: docs/images)")
+    found.add_argument("--run", type=int, help="the run to show (default: the newest finished one)")
+    found.add_argument("--evaluated", type=int, help="a run whose checkpoints were evaluated (default: that run)")
+    found.add_argument("--compare", type=named_runs, nargs="*", default=[], help="groups, such as adder=1,2,3")
+    found.add_argument("--claim", type=run_ids, default=[], help="two runs that differ in the objective, such as 10,11")
+    found.add_argument("--sweep", type=run_ids, default=[], help="runs for the plots over knobs, such as 1,2,3")
+    found.add_argument("--only", nargs="*", help="names of the pictures to take (default: all)")
+    found.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES), help="default: all")
+    return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:7860", help="the running app (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", help="folder (default: docs/images)")
-    parser.add_argument("--run", type=int, help="the run to show (default: the newest finished one)")
-    parser.add_argument("--compare", type=run_ids, nargs="*", default=[], help="groups, such as 1,2,3 4,5")
-    parser.add_argument("--only", nargs="*", help="names of the pages to take (default: all)")
-    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=list(SIZES), help="default: all")
-    options = parser.parse_args()
+    options = parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     chromium = find_chromium()
     if chromium is None:
@@ -143,17 +251,16 @@ def main() -> int:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         runs = browser.new_page().request.get(f"{options.url}/api/live").json()["runs"]
-        finished = sorted((item["id"] for item in runs if item["status"] == "finished"), reverse=True)
+        finished = [item["id"] for item in runs if item["status"] == "finished"]
         if not finished and not options.run:
             print("There is no finished run to show; let one finish first, or name one with --run.", file=sys.stderr)
             return 1
-        wanted = shots(options.run or finished[0], options.compare)
-        keep = options.only or [*wanted, "first-screen", "first-screen-chosen"]
-        take(browser, options.url, chosen(wanted, keep), options.out, options.sizes)
-        first = {"first-screen": ("", None, False), "first-screen-chosen": ("", choose_preset, False)}
-        if any(name in keep for name in first):
+        run = options.run or max(finished)
+        wanted = shots(run, dict(options.compare), options.claim, options.sweep, options.evaluated or run)
+        take(browser, options.url, chosen(wanted, options.only), options.out, options.sizes)
+        if first := chosen(FIRST_SCREEN, options.only):
             with empty_app() as base:
-                take(browser, base, chosen(first, keep), options.out, options.sizes)
+                take(browser, base, first, options.out, options.sizes)
         browser.close()
     return 0
 
