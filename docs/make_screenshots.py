@@ -133,7 +133,7 @@ def shots(
         "memory": Shot(f"?run={run}&part=memory", measure, narrow=light),
         "config": Shot(f"?run={run}&part=config", whole=False, wide=light),
         "log": Shot(f"?run={run}&part=log", whole=False, wide=light),
-        "checkpoints": Shot(f"?run={run}&part=checkpoints", whole=False, wide=light, narrow=dark),
+        "checkpoints": Shot(f"?run={run}&part=checkpoints", wide=light, narrow=dark),
         "evaluations": Shot(f"?run={evaluated}&part=evaluations", whole=False, wide=light),
         "keyboard": Shot(f"?run={run}", show_keys, whole=False, wide=light),
         "new-run": Shot("?tab=new", try_the_grader, narrow=light),
