@@ -14,7 +14,6 @@ from bgpo.config import EVAL_ORDERS, KNOBS, TrainConfig
 from bgpo.jobs.chat import ChatError, ChatSettings
 from bgpo.jobs.chat_devices import CPU, REFUSE, WAIT, GpuTaken, pool_of
 from bgpo.models.decoding import CACHES, SCHEDULES
-from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import Run, list_runs
 from storage.votes import Comparison
@@ -28,6 +27,7 @@ from ui.chat_words import (
     chosen_id,
     divisors,
     kept_prompt,
+    prompt_hint,
     reads_turns,
     setting_words,
     taken_words,
@@ -214,7 +214,7 @@ class ChatPage:
         config = found[1]
         example, examples = self.examples.first(config)
         return [
-            gr.update(value=kept_prompt(config.task, prompt, example), placeholder=TASKS[config.task].placeholder),
+            gr.update(value=kept_prompt(config.task, prompt, example), placeholder=prompt_hint(config)),
             *examples, self._note(config),
             gr.update(maximum=config.completion_length, value=config.denoising_steps),
             gr.update(choices=divisors(config.completion_length), value=config.block_length),

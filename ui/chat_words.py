@@ -67,6 +67,12 @@ def reads_turns(config: TrainConfig) -> bool:
     return not MODELS[config.model].built_in
 
 
+def prompt_hint(config: TrainConfig) -> str:
+    """What an empty prompt box says: a problem in the task's form, unless it is written in sentences."""
+    task = TASKS[config.task]
+    return "Write a message, or take a problem below." if task.reads_words else task.placeholder
+
+
 def kept_prompt(task: str, prompt: str, example: str) -> str:
     """What the prompt box holds after another checkpoint is chosen: the same prompt if its task can read it."""
     try:

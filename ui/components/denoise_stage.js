@@ -5,7 +5,7 @@
 // what is generated slowly is shown at once.
 
 import { el, setText, styles } from "/assets/dom.js";
-import { Trace, duration, figures, percent, plural, rate } from "/assets/denoise_trace.js";
+import { Trace, duration, figures, percent, plural, rate, visible } from "/assets/denoise_trace.js";
 import { Conversation } from "/assets/conversation.js";
 import { Strip } from "/assets/denoise_strip.js";
 import { together } from "/assets/stage_link.js";
@@ -248,12 +248,14 @@ export class Stage {
   layout() {
     const { start } = this.trace;
     if (!start) return;
-    const prompt = (start.prompt_tokens ?? []).map((token) => el("span", { class: "ds-prompt" }, this.trace.shown(token)));
+    const prompt = (start.prompt_tokens ?? []).map((token) => el("span", { class: "ds-prompt" }, visible(token)));
     this.cells = Array.from({ length: start.length }, (_, position) => this.chip(position));
     const blocks = start.block_length && start.block_length < start.length ? start.block_length : 0;
     if (blocks) this.cells.forEach((cell, i) => cell.root.classList.toggle("ds-block", i > 0 && i % blocks === 0));
     this.fold = el("span", { class: "ds-fold" });
-    const widest = Math.max(...[...(start.prompt_tokens ?? []), ...this.tokens()].map((t) => this.trace.shown(t).length), 1);
+    // the prompt's tokens tell how long those of the answer may be, but for the template's own
+    const words = (start.prompt_tokens ?? []).filter((token) => !/^<\|.*\|>$/.test(token));
+    const widest = Math.max(...[...words, ...this.tokens()].map((t) => this.trace.shown(t).length), 1);
     this.canvas.style.setProperty("--ds-ch", Math.min(Math.max(widest, start.length > 64 ? 2 : 3), 9));
     this.canvas.classList.toggle("ds-small", start.length > 32);
     this.canvas.replaceChildren(
