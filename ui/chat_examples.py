@@ -36,14 +36,15 @@ class ExamplesBox:
         return [self.list, self.others, self.page]
 
     def first(self, config: TrainConfig) -> tuple[str, list[Any]]:
-        """(an example for the prompt, updates): problems that are made at once, or a typical one until `read`."""
+        """(an example for the prompt, updates): problems that are made at once; else a typical one until `read`, and an
+        empty prompt, which does not move what stands below it when a problem is taken."""
         task = TASKS[config.task]
         if isinstance(task, FiniteTask):
             samples, label = [task.placeholder], "Reading the run's problems\u2026"
         else:
             samples, label = [example.question for example in self.desk.examples(config, "", SHOWN)], _LABEL
         listed = gr.update(samples=[[text] for text in samples], label=label, visible=True)
-        return samples[0], [listed, gr.update(visible=label == _LABEL), 0]
+        return samples[0] if label == _LABEL else "", [listed, gr.update(visible=label == _LABEL), 0]
 
     def read(self, config: TrainConfig, folder: str, page: int) -> list[Any]:
         """Updates with a page of the run's own problems, read from its data."""
