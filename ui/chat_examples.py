@@ -10,6 +10,7 @@ from bgpo.config import TrainConfig
 from bgpo.jobs.grading import TaskDesk
 from bgpo.tasks.base import FiniteTask, TaskError
 from bgpo.tasks.registry import TASKS
+from ui.tabs import PLAIN
 
 SHOWN = 6
 _LABEL = "Held-out problems to try"
@@ -29,7 +30,7 @@ class ExamplesBox:
             elem_id="chat-examples", visible=False,
         )
         self.others = gr.Button("Other problems", size="sm", elem_id="chat-others", visible=False)
-        self.list.click(lambda row: row[0], self.list, prompt, show_progress="hidden", api_visibility="private")
+        self.list.click(lambda row: row[0], self.list, prompt, **PLAIN)
 
     @property
     def outputs(self) -> list[Any]:

@@ -39,7 +39,7 @@ from ui.config_form import UnjudgedSlider, edits
 from ui.conversation import Conversation, Question, Turn
 from ui.run_words import config_of
 from ui.services import Services
-from ui.tabs import on_open
+from ui.tabs import PLAIN, on_open
 
 FIELD = "chat-"
 SETTINGS = (
@@ -149,41 +149,40 @@ class ChatPage:
         )
 
     def _connect(self) -> None:
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         form = [self.steps, self.block, self.temperature, self.remasking, self.seed]
         more = list(self.more.values())
         examples, page = self.examples.outputs, self.examples.page
         of_task = [self.prompt, *examples, self.note, *form, self.errors]
         question = [self.checkpoint, self.prompt]
-        read = {"fn": self.examples_read, "inputs": [self.checkpoint, page], "outputs": examples} | quiet
+        read = {"fn": self.examples_read, "inputs": [self.checkpoint, page], "outputs": examples} | PLAIN
         on_open(self.opened, [self.stage, self.checkpoint, self.generate, self.checkpoint_b, *of_task],
                 inputs=[*question, self.checkpoint_b]).then(**read)
         pair = [self.checkpoint, self.checkpoint_b]
         gr.on([control.change for control in pair], self.pair_chosen, [*pair, self.votes.compared],
-              [self.heading, self.second, self.votes.row, *self.votes.outputs], trigger_mode="always_last", **quiet)
-        self.checkpoint.input(self.checkpoint_chosen, question, of_task, **quiet).then(**read)
-        self.examples.others.click(lambda page: page + 1, page, page, **quiet).then(**read)
-        self.new_seed.click(lambda: random.randrange(1, 10_000), None, self.seed, **quiet)
+              [self.heading, self.second, self.votes.row, *self.votes.outputs], trigger_mode="always_last", **PLAIN)
+        self.checkpoint.input(self.checkpoint_chosen, question, of_task, **PLAIN).then(**read)
+        self.examples.others.click(lambda page: page + 1, page, page, **PLAIN).then(**read)
+        self.new_seed.click(lambda: random.randrange(1, 10_000), None, self.seed, **PLAIN)
         everything = {*pair, self.prompt, *form, *more, self.said, self.held_up, self.if_taken}
-        gr.on([*edits([*form, *more]), self.seed.change], self.edited, everything, self.errors, queue=False,
-              trigger_mode="always_last", **quiet)
+        gr.on([*edits([*form, *more]), self.seed.change], self.edited, everything, self.errors,
+              trigger_mode="always_last", **PLAIN)
         talk = {
             "inputs": everything, "trigger_mode": "once", "concurrency_limit": AT_ONCE, "concurrency_id": "answers",
             "outputs": [self.stage, self.stage_b, self.errors, self.generate, self.stop, self.prompt, self.seed,
                         self.said, self.turns, self.edit, self.note, self.taken, self.held_up, self.if_taken,
                         *self.votes.outputs],
-        } | quiet
+        } | PLAIN | {"queue": True}  # it streams
         gr.on([self.generate.click, self.prompt.submit], self.answer, **talk)
         self.again.click(self.answer_again, **talk)
         self.on_cpu.click(self.answer_on_cpu, **talk)
         self.wait.click(self.answer_when_free, **talk)
         self.edit.click(self.edit_last, [self.said, self.checkpoint], [self.said, self.prompt, self.edit, self.note],
-                        **quiet)
+                        **PLAIN)
         self.fresh.click(self.begun_anew, self.checkpoint, [
             self.said, self.stage, self.stage_b, self.turns, self.edit, self.note, self.taken, self.if_taken,
             *self.votes.outputs,
-        ], **quiet)
-        self.stop.click(self.stop_pressed, None, None, queue=False, **quiet)
+        ], **PLAIN)
+        self.stop.click(self.stop_pressed, None, None, **PLAIN)
 
     # ---- choosing
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from storage.database import Database
 from storage.votes import Comparison, Counts, add_vote, vote_counts
+from ui.tabs import PLAIN
 
 BUTTONS = {"a": "A is better", "b": "B is better", "tie": "Tie", "both_wrong": "Both wrong"}
 
@@ -39,7 +40,7 @@ class VoteBar:
         for choice, button in self.buttons.items():
             button.click(
                 lambda compared, choice=choice: self.voted(compared, choice), self.compared, self.outputs,
-                show_progress="hidden", api_visibility="private", trigger_mode="once",
+                trigger_mode="once", **PLAIN,
             )
 
     @property

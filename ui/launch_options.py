@@ -15,6 +15,7 @@ from bgpo.jobs.queueing import PRIORITIES
 from bgpo.jobs.times import parse_time
 from storage.runs import Run
 from ui import run_times, run_words
+from ui.tabs import PLAIN
 
 
 class OptionError(ValueError):
@@ -51,7 +52,7 @@ def build() -> dict[str, Component]:
         )
         samples = gr.Number(0, label="Samples", precision=0,
                             info=f"0: every combination. Else so many drawn at random, at most {sweeps.MOST_RUNS}.")
-    knob.input(add_line, [knob, lines], [knob, lines], show_progress="hidden", api_visibility="private")
+    knob.input(add_line, [knob, lines], [knob, lines], **PLAIN)
     return {"priority": priority, "at": at, "after": after, "lines": lines, "samples": samples}
 
 

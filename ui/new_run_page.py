@@ -23,7 +23,7 @@ from ui.components.launch_card import config_drop, launch_card, preset_cards, pr
 from ui.config_file import read_file
 from ui.services import Services
 from ui.start_words import read_queue, start_words
-from ui.tabs import on_open
+from ui.tabs import PLAIN, on_open
 
 # Start answers with the run's id, or 0 when nothing was started; what filled the form leaves the address
 _FILLING = json.dumps(["preset", *KNOBS])
@@ -63,17 +63,16 @@ class NewRunPage:
 
     def _connect(self) -> None:
         everything = {self.preset, self.name, *self.controls.values(), *self.options.values()}
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
         options = [option.change for option in self.options.values()]
-        gr.on([*config_form.edits(self.controls.values()), *options], self.edited, everything, self.card, queue=False,
-              trigger_mode="always_last", **quiet)
-        self.card.click(self.edited, everything, self.card, trigger_mode="always_last", **quiet)  # the queue changed
+        gr.on([*config_form.edits(self.controls.values()), *options], self.edited, everything, self.card,
+              trigger_mode="always_last", **PLAIN)
+        self.card.click(self.edited, everything, self.card, trigger_mode="always_last", **PLAIN)  # the queue changed
         controls = list(self.controls.values())
         filled = [self.preset, self.cards, self.card, *controls]
-        self.cards.click(self.preset_chosen, None, filled, **quiet)
-        self.file.click(self.file_given, None, [self.file, *filled], **quiet)
+        self.cards.click(self.preset_chosen, None, filled, **PLAIN)
+        self.file.click(self.file_given, None, [self.file, *filled], **PLAIN)
         on_open(self.opened, [self.address, *filled], inputs=[self.address, self.preset, *controls])
-        self.start.click(self.start_pressed, everything, [self.started, self.card], **quiet).then(
+        self.start.click(self.start_pressed, everything, [self.started, self.card], **PLAIN).then(
             None, self.started, None, js=_OPEN_RUN,
         )
 

@@ -26,7 +26,7 @@ from storage.settings import cpu_slots, queue_state, set_cpu_slots
 from ui.components.module import module
 from ui.run_words import status_word
 from ui.services import Services
-from ui.tabs import on_open
+from ui.tabs import PLAIN, on_open
 
 _PACKAGES = ("torch", "transformers", "gradio", "plotly", "sqlalchemy", "apscheduler", "alembic")
 GIB = 2**30
@@ -38,8 +38,7 @@ def build(services: Services) -> None:
     """Builds the page inside the current Blocks."""
     page = module("system_facts")
     again = gr.Button("Look again", size="sm", elem_id="system-again")
-    settings = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    again.click(lambda: facts(services), None, page, **settings)
+    again.click(lambda: facts(services), None, page, **PLAIN)
     with gr.Row(elem_id="system-slots", elem_classes="bgpo-form"):
         slots = gr.Number(
             1, label="Runs at once on the CPU", precision=0, elem_id="system-cpu-slots",
@@ -48,8 +47,8 @@ def build(services: Services) -> None:
         said = gr.Markdown("", elem_id="system-slots-said")
     # not a callable value: Gradio would ask for it whenever any page is opened, over a connection that stays
     on_open(lambda _: (facts(services), cpu_slots(services.db)), [page, slots])
-    slots.submit(lambda number: set_slots(services, number), slots, [said, page], **settings)
-    slots.blur(lambda number: set_slots(services, number), slots, [said, page], **settings)
+    slots.submit(lambda number: set_slots(services, number), slots, [said, page], **PLAIN)
+    slots.blur(lambda number: set_slots(services, number), slots, [said, page], **PLAIN)
 
 
 def set_slots(services: Services, number: float | None) -> tuple[str, dict[str, Any]]:

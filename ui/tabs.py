@@ -8,6 +8,10 @@ from typing import Any
 import gradio as gr
 from gradio.context import get_render_context
 
+# For every event that answers once: a request of its own. Over Gradio's queue all share a stream that ends when none is
+# left, and an event that comes while it ends is never answered.
+PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
 # the address goes first into the callback; what else it reads follows
 _WITH_ADDRESS = "(...values) => [location.search, ...values.slice(1)]"
 
@@ -18,8 +22,7 @@ def on_open(callback: Callable[..., Any], outputs: Sequence[Any], inputs: Sequen
     `search` is the address's query, such as "?tab=chat&checkpoint=3". Returns the event, to go on from.
     """
     search = gr.Textbox("", visible=False)
-    settings = {"js": _WITH_ADDRESS, "show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    return _tab().select(callback, [search, *inputs], list(outputs), **settings)
+    return _tab().select(callback, [search, *inputs], list(outputs), js=_WITH_ADDRESS, **PLAIN)
 
 
 def _tab() -> gr.Tab:

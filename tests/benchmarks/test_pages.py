@@ -33,7 +33,6 @@ def report(capsys):
     return run
 
 
-@pytest.mark.flaky(reruns=2)  # a page that Gradio has not built to its end on a busy machine
 def test_bytes_of_a_tick_and_a_replay_are_measured(report):
     found = report("--bars", "5,20")
     assert [item["reason"] for item in found.values()] == ["", ""]
