@@ -172,10 +172,12 @@ class ChatPage:
                         self.said, self.turns, self.edit, self.note, self.taken, self.held_up, self.if_taken,
                         *self.votes.outputs],
         } | PLAIN | {"queue": True}  # it streams
-        gr.on([self.generate.click, self.prompt.submit], self.answer, **talk)
-        self.again.click(self.answer_again, **talk)
-        self.on_cpu.click(self.answer_on_cpu, **talk)
-        self.wait.click(self.answer_when_free, **talk)
+        # only once the stream has ended may one ask again: what is sent while it ends is never answered
+        rest = {"fn": self.rested, "inputs": self.held_up, "outputs": [self.generate, self.stop, self.taken]} | PLAIN
+        gr.on([self.generate.click, self.prompt.submit], self.answer, **talk).then(**rest)
+        self.again.click(self.answer_again, **talk).then(**rest)
+        self.on_cpu.click(self.answer_on_cpu, **talk).then(**rest)
+        self.wait.click(self.answer_when_free, **talk).then(**rest)
         self.edit.click(self.edit_last, [self.said, self.checkpoint], [self.said, self.prompt, self.edit, self.note],
                         **PLAIN)
         self.fresh.click(self.begun_anew, self.checkpoint, [
@@ -321,7 +323,7 @@ class ChatPage:
         try:
             yield self.votes.closed() | {
                 self.generate: off, self.stop: on, self.errors: problems_at(FIELD, FIELDS, {}),
-                self.taken: gr.update(visible=False),
+                self.taken: gr.update(visible=False), self.held_up: "",
             } | ({self.prompt: ""} if self._clears(asked, keep_prompt) else {})
             if second:
                 yield {self.stage_b: generation(f"{asked.key}-waits", [_A_FIRST])}
@@ -330,7 +332,12 @@ class ChatPage:
                 yield from self._second_answer(asked, first, checkpoint, second)
         finally:
             self.answering.discard(session)
-        yield {self.generate: on, self.stop: off}
+
+    def rested(self, held_up: str, request: gr.Request) -> list[Any]:
+        """Updates of Generate, Stop and the choice between the CPU and waiting, once an answer's stream has ended."""
+        answering = (request.session_hash or "") in self.answering
+        return [gr.update(interactive=not answering), gr.update(interactive=answering),
+                gr.update(visible=bool(held_up) and not answering)]
 
     def _question(
         self, given: dict[Any, Any], session: str, found: tuple[Checkpoint, TrainConfig], if_taken: str
@@ -420,7 +427,7 @@ class ChatPage:
         except GpuTaken as error:
             sentence = taken_words(str(error), error.runs, list_runs(self.services.db))
             yield f"{key}-taken", [{"kind": "idle", "text": sentence}], {
-                self.taken: gr.update(visible=True), self.held_up: side,
+                self.held_up: side,
             }
             return
         except ChatError as error:

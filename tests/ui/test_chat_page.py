@@ -134,11 +134,14 @@ def test_same_seed_same_answer_another_seed_another(page):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_buttons_are_given_back_at_the_end(page):
-    _, updates = asked(page)
-    pressed, done = ([update[button]["interactive"] for button in (page.generate, page.stop)] for update in
-                     (updates[0], updates[-1]))
-    assert (pressed, done) == ([False, True], [True, False])
+def test_buttons_are_given_back_once_the_answer_has_ended(page):
+    updates = page.answer(given(page), REQUEST)
+    first = next(updates)
+    assert [first[button]["interactive"] for button in (page.generate, page.stop)] == [False, True]
+    assert [update.get("interactive") for update in page.rested("", REQUEST)] == [False, True, None]
+    assert not any(page.generate in update for update in updates)
+    assert [update["interactive"] for update in page.rested("", REQUEST)[:2]] == [True, False]
+    assert page.rested("a", REQUEST)[2]["visible"] and not page.rested("", REQUEST)[2]["visible"]
 
 
 def test_a_prompt_that_is_no_problem_of_the_task_is_answered_but_not_judged(page):

@@ -233,6 +233,7 @@ def test_chat_and_system(studio):
     page = studio.page
     studio.open([], area="chat")
     page.get_by_label("Prompt", exact=True).first.fill(HOSTILE[:150])
+    expect(page.locator("#chat-examples .gallery-item").last).not_to_be_empty()
     judge(studio)
     studio.open([], area="system")
     expect(page.locator(".sf-card dl").first).to_be_visible()
