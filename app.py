@@ -157,14 +157,14 @@ def check_data(url: str, runs_folder: Path, own: bool) -> None:
                          f"file back, or let `{repair}` register them again; to begin anew, move {runs_folder} away.")
 
 
-def build(services, hosts: frozenset[str] | None, password: str | None):
-    """The whole web app (ASGI)."""
+def build(services, only_loopback: bool, password: str | None):
+    """The whole web app (ASGI); `only_loopback` answers to this machine's own names alone."""
     with seeming_absent("pyarrow"):  # by pandas, which Gradio imports: 35 MB that no page needs
         import gradio as gr
     from fastapi import FastAPI
 
     from ui import api, assets, pages
-    from ui.access import Access
+    from ui.access import LOOPBACK, Access
     from ui.limits import MAX_UPLOAD, Limits, ZippedPage
     from ui.theme import CSS, HEAD, theme
 
@@ -185,7 +185,7 @@ def build(services, hosts: frozenset[str] | None, password: str | None):
         app, pages.build(services), path="/", theme=theme(), css=CSS, head=HEAD, footer_links=[], run_history=False,
         ssr_mode=False, show_error=False, enable_monitoring=False, allowed_paths=[], max_file_size=MAX_UPLOAD,
     )
-    return Limits(Access(app, hosts, password))
+    return Limits(Access(app, LOOPBACK if only_loopback else None, password))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,9 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(error, file=sys.stderr)
         return 1
-    from ui.access import LOOPBACK
-
-    serve(build(services, LOOPBACK if is_loopback(options.host) else None, options.password), bound, services.data_dir)
+    serve(build(services, is_loopback(options.host), options.password), bound, services.data_dir)
     return 0
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import app as studio
 from bgpo.jobs.chat import Chat
-from ui.access import LOOPBACK
 
 FRAMES_PER_SECOND = 20
 
@@ -48,7 +47,7 @@ def main() -> None:
     services = studio.open_data(options.data_dir, None)
     services = replace(services, chat=NotedChat(services.data_dir / "steps.jsonl"))
     bound = studio.listen("127.0.0.1", options.port)
-    studio.serve(studio.build(services, LOOPBACK, None), bound, services.data_dir)
+    studio.serve(studio.build(services, True, None), bound, services.data_dir)
 
 
 if __name__ == "__main__":
