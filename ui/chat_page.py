@@ -307,7 +307,19 @@ class ChatPage:
         self, given: dict[Any, Any], request: gr.Request, if_taken: str = "", keep_prompt: bool = False
     ) -> Iterator[dict[Any, Any]]:
         """Streams the answers to their stages, A's and then B's: every event as it is made, at most one update per
-        PUSH_EVERY."""
+        PUSH_EVERY.
+
+        What a stage was given is in every later update: Gradio sends differences and applies them to the very object
+        that the browser has yet to show, so a value that the next update left out could go before it was seen.
+        """
+        kept: dict[Any, Any] = {}
+        for update in self._answers(given, request, if_taken, keep_prompt):
+            kept |= {part: update[part] for part in (self.stage, self.stage_b, self.errors) if part in update}
+            yield kept | update
+
+    def _answers(
+        self, given: dict[Any, Any], request: gr.Request, if_taken: str, keep_prompt: bool
+    ) -> Iterator[dict[Any, Any]]:
         found = self._find(given[self.checkpoint])
         problems = self._problems(given, found[1]) if found else {"checkpoint": _NO_CHECKPOINT}
         second, problem_b = self._second(given)
@@ -317,12 +329,12 @@ class ChatPage:
             yield {self.errors: problems_at(FIELD, FIELDS, problems)}
             return
         checkpoint, asked = found[0], self._question(given, session, found, if_taken)
-        off, on = gr.update(interactive=False), gr.update(interactive=True)
         self.stopping.discard(session)
         self.answering.add(session)
         try:
             yield self.votes.closed() | {
-                self.generate: off, self.stop: on, self.errors: problems_at(FIELD, FIELDS, {}),
+                self.generate: gr.update(interactive=False), self.stop: gr.update(interactive=True),
+                self.errors: problems_at(FIELD, FIELDS, {}),
                 self.taken: gr.update(visible=False), self.held_up: "",
             } | ({self.prompt: ""} if self._clears(asked, keep_prompt) else {})
             if second:
