@@ -31,21 +31,22 @@ class Escalation:
     def __init__(self, grace: float = GRACE):
         self._grace = grace
         self._since: dict[_Asked, float] = {}
-        self._signalled: set[_Asked] = set()
+        self._signalled: dict[_Asked, float] = {}
 
     def look(self, db: Database, runs: Sequence[Run]) -> None:
         """One look at all live runs; what is asked of a run for too long is asked more firmly."""
         now = time.monotonic()
         asked = {(run.id, run.epoch, run.requested): run for run in runs if run.requested in ("stop", "pause")}
         self._since = {key: self._since.get(key, now) for key in asked}
-        self._signalled &= asked.keys()
+        self._signalled = {key: at for key, at in self._signalled.items() if key in asked}
         for key, run in asked.items():
             patience = max(self._grace, (run.stall_after or 0) / STALL_FACTOR)
             waited = now - self._since[key]
-            if waited > 2 * patience and not writes_checkpoint(run):
-                request(db, run.id, f"{run.requested}_overdue", who="scheduler")
-            elif waited > patience and key not in self._signalled:
-                self._signalled.add(key)
+            if key in self._signalled:  # however late the signal was, it has its own time to be heard
+                if now - self._signalled[key] > patience and not writes_checkpoint(run):
+                    request(db, run.id, f"{run.requested}_overdue", who="scheduler")
+            elif waited > patience:
+                self._signalled[key] = now
                 if _signal(run):
                     note(db, run, f"did not {run.requested} within {waited:.0f} s; asked by SIGTERM", who="scheduler")
 

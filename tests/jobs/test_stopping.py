@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bgpo.jobs import control, runner
+from bgpo.jobs import control, runner, stopping
 from bgpo.jobs.scheduler import Scheduler
 from bgpo.jobs.settling import marked_processes
-from bgpo.jobs.stopping import writes_checkpoint
+from bgpo.jobs.stopping import Escalation, writes_checkpoint
 from storage.metrics import points_after
 from storage.queue import leases
 from storage.runs import get_run, run_events, transition
@@ -73,6 +73,20 @@ def test_a_deaf_run_is_ended_and_the_next_one_starts(db, impatient, tiny, submit
     reaches(db, following, "finished")
     wait_until(lambda: marked_processes(running) == [], "its processes to be gone")
     wait_until(lambda: leases(db) == [], "the devices to be given back")
+
+
+def test_a_signal_that_comes_late_still_has_its_time_to_be_heard(db, row, monkeypatch):
+    """As after a night in which the machine slept: the next tick finds both graces gone."""
+    run = row("running")
+    control.stop(db, run.id)
+    firm = Escalation(grace=60.0)
+
+    def asked_at(seconds: float) -> str | None:
+        monkeypatch.setattr(stopping.time, "monotonic", lambda: seconds)
+        firm.look(db, [get_run(db, run.id)])
+        return get_run(db, run.id).requested
+
+    assert [asked_at(seconds) for seconds in (0, 9_000, 9_059, 9_061)] == ["stop", "stop", "stop", "stop_overdue"]
 
 
 def test_a_run_that_only_hears_the_signal_ends_in_order(db, impatient, tiny, submit):
