@@ -33,7 +33,7 @@ PARTS = ("memory", "update", "rollout", "step")
 PAPER_DRAWS, PAPER_COMPLETIONS = 16, 128
 # name -> (8 billion parameters, --small)
 SIZES = {
-    "layers": (32, 2), "width": (4096, 64), "heads": (32, 4), "mlp": (12288, 96), "vocabulary": (126464, 500),
+    "layers": (32, 6), "width": (4096, 64), "heads": (32, 4), "mlp": (12288, 96), "vocabulary": (126464, 500),
     "prompt": (128, 8), "completion": (512, 32), "denoising-steps": (256, 16), "block-length": (32, 8),
     "completions": (8, 3), "token-budget": (5120, 120), "rollout-rows": (8, 2),
 }

@@ -17,22 +17,9 @@ from bgpo.models.decoding import CACHES, SCHEDULES
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import Run, list_runs
 from storage.votes import Comparison
+from ui import chat_words
 from ui.chat_examples import ExamplesBox
 from ui.chat_votes import VoteBar
-from ui.chat_words import (
-    ONE_TURN,
-    READS_TURNS,
-    checkpoint_choices,
-    checkpoint_words,
-    chosen_id,
-    divisors,
-    kept_prompt,
-    prompt_hint,
-    reads_turns,
-    setting_words,
-    taken_words,
-    waiting_words,
-)
 from ui.components.denoise_stage import denoise_stage, generation
 from ui.components.field_errors import field_errors, problems_at
 from ui.config_form import UnjudgedSlider, edits
@@ -51,15 +38,6 @@ NO_SECOND = 0  # in place of the id of checkpoint B
 LONGEST_PROMPT = 20_000  # characters
 AT_ONCE = 16  # answers under way or waiting for a device, over all browsers
 PUSH_EVERY = 0.05  # seconds between updates of the page; faster events share one
-_NO_CHECKPOINT = "Start a run first; its warm start is a checkpoint after about a minute."
-_START_ONE = {"kind": "idle", "text": _NO_CHECKPOINT, "action": {"label": "New run", "area": "new"}}
-_EMPTY = "The answer appears here: a row of masks that fills in, step by step, as the model decides."
-_EMPTY_B = "The same prompt, from the same noise: B answers once A has."
-_A_FIRST = {"kind": "loading", "text": "Waits until A has answered."}
-_NOT_ASKED = {"kind": "idle", "text": "A did not finish, so B was not asked."}
-_ITSELF = "B is the same checkpoint as A; choose another one, or none."
-_ONE_AT_A_TIME = "An answer is under way; stop it, or ask when it is there."
-_GONE = "This checkpoint has been deleted; choose another."
 
 
 class ChatPage:
@@ -88,10 +66,10 @@ class ChatPage:
         with gr.Row(elem_id="chat-stages"):
             with gr.Column(min_width=0):
                 self.heading = gr.Markdown("### A", elem_classes="chat-heading", visible=False)
-                self.stage = denoise_stage(_EMPTY, elem_id="chat-stage", link="chat")
+                self.stage = denoise_stage(chat_words.EMPTY, elem_id="chat-stage", link="chat")
             with gr.Column(min_width=0, visible=False) as self.second:
                 gr.Markdown("### B", elem_classes="chat-heading")
-                self.stage_b = denoise_stage(_EMPTY_B, elem_id="chat-stage-b", link="chat")
+                self.stage_b = denoise_stage(chat_words.EMPTY_B, elem_id="chat-stage-b", link="chat")
         self.votes = VoteBar(self.services.db)
 
     def _build_question(self) -> None:
@@ -192,15 +170,15 @@ class ChatPage:
         choices = self._choices()
         kept = second if second in [value for _, value in choices] else NO_SECOND
         others = gr.update(choices=[("None", NO_SECOND), *choices], value=kept, interactive=len(choices) > 1)
-        chosen = chosen_id(search, choices, current)
+        chosen = chat_words.chosen_id(search, choices, current)
         info = "Newest first; every evaluation of a run saves one." if choices else "None yet."
         dropdown = gr.update(choices=choices, value=chosen, info=info, interactive=bool(choices))
         button = gr.update(interactive=bool(choices))
         if chosen is None:
-            return [generation("empty", [_START_ONE]), dropdown, button, others, *[gr.skip()] * 11]
+            return [generation("empty", [chat_words.START_ONE]), dropdown, button, others, *[gr.skip()] * 11]
         if chosen == current:
             return [gr.skip(), dropdown, button, others, *[gr.skip()] * 11]
-        stage = generation("ready", [{"kind": "idle", "text": _EMPTY}]) if current is None else gr.skip()
+        stage = generation("ready", [{"kind": "idle", "text": chat_words.EMPTY}]) if current is None else gr.skip()
         return [stage, dropdown, button, others, *self.checkpoint_chosen(chosen, prompt)]
 
     def checkpoint_chosen(self, checkpoint_id: int, prompt: str) -> list[Any]:
@@ -210,15 +188,16 @@ class ChatPage:
         """
         found = self._find(checkpoint_id)
         if found is None:
-            gone = problems_at(FIELD, FIELDS, {"checkpoint": _GONE})
+            gone = problems_at(FIELD, FIELDS, {"checkpoint": chat_words.GONE})
             return [*[gr.skip()] * 10, gone]
         config = found[1]
         example, examples = self.examples.first(config)
         return [
-            gr.update(value=kept_prompt(config.task, prompt, example), placeholder=prompt_hint(config)),
+            gr.update(value=chat_words.kept_prompt(config.task, prompt, example),
+                      placeholder=chat_words.prompt_hint(config)),
             *examples, self._note(config),
             gr.update(maximum=config.completion_length, value=config.denoising_steps),
-            gr.update(choices=divisors(config.completion_length), value=config.block_length),
+            gr.update(choices=chat_words.divisors(config.completion_length), value=config.block_length),
             gr.skip(), gr.update(value=config.eval_remasking), gr.skip(), problems_at(FIELD, FIELDS, {}),
         ]
 
@@ -248,10 +227,10 @@ class ChatPage:
 
     def begun_anew(self, checkpoint_id: int | None) -> dict[Any, Any]:
         key = f"new-{time.monotonic_ns()}"
-        empty = [{"kind": "clear"}, {"kind": "idle", "text": _EMPTY}]
+        empty = [{"kind": "clear"}, {"kind": "idle", "text": chat_words.EMPTY}]
         return {
             self.said: Conversation(), self.stage: generation(key, empty), self.turns: gr.update(visible=False),
-            self.stage_b: generation(key, [{"kind": "clear"}, {"kind": "idle", "text": _EMPTY_B}]),
+            self.stage_b: generation(key, [{"kind": "clear"}, {"kind": "idle", "text": chat_words.EMPTY_B}]),
             self.edit: self._edit_button(Conversation()), self.note: self._note_of(Conversation(), checkpoint_id),
             self.taken: gr.update(visible=False), self.if_taken: REFUSE,
         } | self.votes.closed()
@@ -266,7 +245,8 @@ class ChatPage:
         return self._note(found[1]) if found else gr.skip()
 
     def _note(self, config: TrainConfig) -> Any:
-        return gr.update(value=READS_TURNS if reads_turns(config) else ONE_TURN, visible=True)
+        reads = chat_words.reads_turns(config)
+        return gr.update(value=chat_words.READS_TURNS if reads else chat_words.ONE_TURN, visible=True)
 
     def _told(self, said: Conversation, asked: Question) -> dict[Any, Any]:
         return {self.said: said, self.turns: gr.update(visible=True), self.edit: self._edit_button(said),
@@ -321,10 +301,10 @@ class ChatPage:
         self, given: dict[Any, Any], request: gr.Request, if_taken: str, keep_prompt: bool
     ) -> Iterator[dict[Any, Any]]:
         found = self._find(given[self.checkpoint])
-        problems = self._problems(given, found[1]) if found else {"checkpoint": _NO_CHECKPOINT}
+        problems = self._problems(given, found[1]) if found else {"checkpoint": chat_words.NO_CHECKPOINT}
         second, problem_b = self._second(given)
         session = request.session_hash or ""
-        busy = {"prompt": _ONE_AT_A_TIME} if session in self.answering else {}
+        busy = {"prompt": chat_words.ONE_AT_A_TIME} if session in self.answering else {}
         if problems := problems | problem_b | busy:
             yield {self.errors: problems_at(FIELD, FIELDS, problems)}
             return
@@ -338,7 +318,7 @@ class ChatPage:
                 self.taken: gr.update(visible=False), self.held_up: "",
             } | ({self.prompt: ""} if self._clears(asked, keep_prompt) else {})
             if second:
-                yield {self.stage_b: generation(f"{asked.key}-waits", [_A_FIRST])}
+                yield {self.stage_b: generation(f"{asked.key}-waits", [chat_words.A_FIRST])}
             first = yield from self._first_answer(asked, checkpoint, keep_prompt)
             if second:
                 yield from self._second_answer(asked, first, checkpoint, second)
@@ -367,9 +347,9 @@ class ChatPage:
         if not chosen:
             return None, {}
         if chosen == given[self.checkpoint]:
-            return None, {"checkpoint_b": _ITSELF}
+            return None, {"checkpoint_b": chat_words.ITSELF}
         found = self._find(chosen)
-        return (found[0], {}) if found else (None, {"checkpoint_b": _GONE})
+        return (found[0], {}) if found else (None, {"checkpoint_b": chat_words.GONE})
 
     def _first_answer(self, asked: Question, checkpoint: Checkpoint, keep_prompt: bool) -> Iterator[dict[Any, Any]]:
         """A's answer as a turn of the conversation; returns its events."""
@@ -386,14 +366,14 @@ class ChatPage:
 
     def _clears(self, asked: Question, keep_prompt: bool) -> bool:
         """Whether the prompt box is empty for the next turn once a message is sent."""
-        return reads_turns(asked.config) and not keep_prompt
+        return chat_words.reads_turns(asked.config) and not keep_prompt
 
     def _second_answer(
         self, asked: Question, first: list[dict], checkpoint: Checkpoint, second: Checkpoint
     ) -> Iterator[dict[Any, Any]]:
         """B's answer to what A has answered, and the vote on both."""
         if first[-1]["kind"] != "end":
-            yield {self.stage_b: generation(f"{asked.key}-left", [_NOT_ASKED])}
+            yield {self.stage_b: generation(f"{asked.key}-left", [chat_words.NOT_ASKED])}
             return
         events = yield from self._stream(asked, "b", second, "checkpoint_b")
         if events[-1]["kind"] == "end":
@@ -406,7 +386,7 @@ class ChatPage:
     def _stream(self, asked: Question, side: str, checkpoint: Checkpoint, field: str) -> Iterator[dict[Any, Any]]:
         """Updates of one side's stage; returns its events. A checkpoint at fault is told at `field`."""
         stage = self.stage if side == "a" else self.stage_b
-        words = checkpoint_words(checkpoint, asked.config.task), setting_words(asked.settings)
+        words = chat_words.checkpoint_words(checkpoint, asked.config.task), chat_words.setting_words(asked.settings)
         events: list[dict] = []
         for key, events, more in self._events(checkpoint, asked, side):
             shown = generation(f"{asked.key}-{field}{key}", events, *words, turn=asked.said.number, asked=asked.prompt)
@@ -427,7 +407,7 @@ class ChatPage:
         try:
             for event in self._asked(checkpoint, asked, side):
                 if event["kind"] == "waiting":
-                    text = waiting_words(event, list_runs(self.services.db))
+                    text = chat_words.waiting_words(event, list_runs(self.services.db))
                     if text != events[0]["text"]:
                         events, key = [{"kind": "loading", "text": text}], f"{key}+"
                     yield key, events, {}
@@ -437,7 +417,7 @@ class ChatPage:
                     sent = time.monotonic()
                     yield key, events, {}
         except GpuTaken as error:
-            sentence = taken_words(str(error), error.runs, list_runs(self.services.db))
+            sentence = chat_words.taken_words(str(error), error.runs, list_runs(self.services.db))
             yield f"{key}-taken", [{"kind": "idle", "text": sentence}], {
                 self.held_up: side,
             }
@@ -470,7 +450,7 @@ class ChatPage:
     # ---- reading
 
     def _choices(self) -> list[tuple[str, int]]:
-        return checkpoint_choices(list_runs(self.services.db), all_checkpoints(self.services.db))
+        return chat_words.checkpoint_choices(list_runs(self.services.db), all_checkpoints(self.services.db))
 
     def _runs(self) -> dict[int, Run]:
         return {run.id: run for run in list_runs(self.services.db)}

@@ -21,6 +21,16 @@ READS_TURNS = (
     "The model reads the whole conversation, also what another checkpoint has answered; of two, each goes on with its "
     "own answers."
 )
+NO_CHECKPOINT = "Start a run first; its warm start is a checkpoint after about a minute."
+START_ONE = {"kind": "idle", "text": NO_CHECKPOINT, "action": {"label": "New run", "area": "new"}}
+EMPTY = "The answer appears here: a row of masks that fills in, step by step, as the model decides."
+EMPTY_B = "The same prompt, from the same noise: B answers once A has."
+A_FIRST = {"kind": "loading", "text": "Waits until A has answered."}
+NOT_ASKED = {"kind": "idle", "text": "A did not finish, so B was not asked."}
+ITSELF = "B is the same checkpoint as A; choose another one, or none."
+ONE_AT_A_TIME = "An answer is under way; stop it, or ask when it is there."
+GONE = "This checkpoint has been deleted; choose another."
+
 
 
 def checkpoint_choices(runs: list[Run], checkpoints: list[Checkpoint]) -> list[tuple[str, int]]:

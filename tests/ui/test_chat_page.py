@@ -193,9 +193,19 @@ def test_b_answers_the_same_prompt_from_the_same_noise_after_a(page):
     a, b = (last[stage]["events"] for stage in (page.stage, page.stage_b))
     assert a[-1]["kind"] == b[-1]["kind"] == "end" and a[-1]["text"] == b[-1]["text"], "they are the same weights"
     assert [event.get("commits") for event in a] == [event.get("commits") for event in b]
-    order = [stage for update in updates for stage in (page.stage, page.stage_b) if stage in update]
+    pairs = zip([{}, *updates], updates)
+    order = [stage for before, update in pairs for stage in (page.stage, page.stage_b)
+             if update.get(stage) != before.get(stage)]
     assert order[0] is page.stage_b and "A" in updates[1][page.stage_b]["events"][0]["text"]  # which waits for A
     assert order[1:] == sorted(order[1:], key=lambda stage: stage is page.stage_b)
+
+
+def test_what_a_stage_was_given_is_in_every_later_update(page):
+    """Else Gradio's difference to the next update takes it away, now and then before the browser has shown it."""
+    _, updates = asked(page, second=1)
+    for part in (page.stage, page.stage_b, page.errors):
+        has = [part in update for update in updates]
+        assert has == sorted(has) and has[-1]
 
 
 def test_a_vote_is_kept_once_and_counted_for_the_pair(page, services):
