@@ -182,15 +182,11 @@ class _Child:
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         self._say(question)
-        line = self._line(seconds)
-        if line is None:
-            late = self.alive
+        try:
+            said = json.loads(self._line(seconds))
+        except TaskError:
             self.end()
-            raise TaskError(
-                f"The task gave no answer within {seconds:g} seconds, so its process was ended; try again." if late
-                else "The task ended the process that grades; see whether its data and files are whole, and try again."
-            )
-        said = json.loads(line)
+            raise
         if "error" in said:
             raise TaskError(said["error"])
         return said
@@ -200,14 +196,25 @@ class _Child:
             self._process.stdin.write(json.dumps(what).encode() + b"\n")
             self._process.stdin.flush()
 
-    def _line(self, seconds: float) -> bytes | None:
-        """What it says next; None when it has ended, says too much, or nothing for so long."""
+    def _line(self, seconds: float) -> bytes:
+        """What it says next. Raises TaskError with why, when it says nothing for so long, has ended or says too much.
+
+        Its end is read from the pipe: the pipe closes a moment before the process counts as ended.
+        """
         deadline = time.monotonic() + seconds
         while b"\n" not in self._rest:
+            if len(self._rest) > _LONGEST_ANSWER:
+                raise TaskError(f"The task's answer was over {_LONGEST_ANSWER:,} bytes, so its process was ended.")
             ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = self._process.stdout.read1(65536) if ready else b""
-            if not chunk or len(self._rest) > _LONGEST_ANSWER:
-                return None
+            if not ready:
+                raise TaskError(
+                    f"The task gave no answer within {seconds:g} seconds, so its process was ended; try again."
+                )
+            chunk = self._process.stdout.read1(65536)
+            if not chunk:
+                raise TaskError(
+                    "The task ended the process that grades; see whether its data and files are whole, and try again."
+                )
             self._rest += chunk
         line, self._rest = self._rest.split(b"\n", 1)
         return line

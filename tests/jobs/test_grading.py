@@ -66,6 +66,7 @@ def test_a_grader_that_hangs_or_dies_is_ended_and_the_next_question_is_answered(
         "def reward(problem, completion):\n"
         "    while completion == 'hang': pass\n"
         "    if completion == 'die': os._exit(3)\n"
+        "    while completion == 'dying': os.closerange(0, 99)\n"
         "    print('noise')\n    return {'correct': float(completion == str(problem['answer']))}\n"
     )
     config = TrainConfig.parse(MODEL | {"task": "own_file", "task_file": str(file)})
@@ -76,6 +77,7 @@ def test_a_grader_that_hangs_or_dies_is_ended_and_the_next_question_is_answered(
     assert grader.asked("held_out 3?") == "held_out 3?"
     assert grader.verdict("3")["verdict"]["reward"] == 1
     assert "ended the process" in grader.verdict("die")["unjudged"]
+    assert "ended the process" in grader.verdict("dying")["unjudged"], "its pipe has closed, the process is still there"
     assert grader.verdict("3")["verdict"]["solved"]
     desk._seconds = 1
     assert "within 1 seconds" in grader.verdict("hang")["unjudged"]
