@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import Connection, func, select
 
-from storage.database import Database, upsert
+from storage.database import Database, PreparedForIds, upsert
 from storage.runs import RunNotFound, count_change
 from storage.tables import alert, run
 
@@ -61,8 +61,12 @@ def alerts_of(db: Database, run_id: int) -> list[Alert]:
 def alert_counts(db: Database, run_ids: Sequence[int]) -> dict[int, Counter[str]]:
     """{run_id: how many alerts of each severity}, in one query; runs without any have an empty count."""
     found: dict[int, Counter[str]] = {run_id: Counter() for run_id in run_ids}
-    query = select(alert.c.run_id, alert.c.severity, func.count()).where(alert.c.run_id.in_(run_ids))
-    with db.read() as connection:
-        for run_id, severity, count in connection.execute(query.group_by(alert.c.run_id, alert.c.severity)):
-            found[run_id][severity] = count
+    for run_id, severity, count in _COUNTS.rows(db, run_ids):
+        found[run_id][severity] = count
     return found
+
+
+_COUNTS = PreparedForIds(
+    lambda ids: select(alert.c.run_id, alert.c.severity, func.count()).where(alert.c.run_id.in_(ids))
+    .group_by(alert.c.run_id, alert.c.severity)
+)

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine, Row, Select, Table, Update, create_engine, event, make_url
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Dialect,
+    Engine,
+    Row,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    create_engine,
+    event,
+    make_url,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
@@ -230,6 +243,25 @@ class Prepared:
         compiled = self._statement.compile(dialect=dialect)
         self._words[dialect.name] = compiled, dict(compiled.params)
         return self._words[dialect.name]
+
+
+class PreparedForIds:
+    """A `Prepared` about a collection of ids, for each number of them that is asked for.
+
+    Args:
+        build: makes the statement from the ids' parameters, a list for `column.in_()`.
+    """
+
+    def __init__(self, build: Callable[[list[BindParameter[int]]], Select]):
+        self._of = lru_cache(32)(
+            lambda count: Prepared(build([bindparam(f"id{n}") for n in range(count)]))
+        )
+
+    def rows(self, db: Database, ids: Collection[int], **values: object) -> list[tuple[Any, ...]]:
+        """Like `Database.rows`; none for no ids."""
+        if not ids:
+            return []
+        return db.rows(self._of(len(ids)), **{f"id{n}": id for n, id in enumerate(ids)}, **values)
 
 
 def upsert(connection: Connection, table: Table, key: Sequence[str]) -> Insert:

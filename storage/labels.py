@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, select
 
-from storage.database import Database, new_insert, upsert
+from storage.database import Database, PreparedForIds, new_insert, upsert
 from storage.runs import RunNotFound, count_change
 from storage.tables import run, run_note, run_tag, saved_view
 
@@ -47,17 +47,21 @@ class SavedView:
     created_at: float
 
 
-def labels_of(db: Database) -> dict[int, Labels]:
-    """{run_id: labels} of every run that has any, in two queries."""
-    with db.read() as connection:
-        notes = {row.run_id: row for row in connection.execute(select(run_note))}
-        tags: dict[int, list[str]] = {}
-        for run_id, tag in connection.execute(select(run_tag.c.run_id, run_tag.c.tag).order_by(run_tag.c.tag)):
-            tags.setdefault(run_id, []).append(tag)
-    return {
-        id: Labels(tuple(tags.get(id, ())), notes[id].notes if id in notes else "", id in notes and notes[id].archived)
-        for id in notes.keys() | tags.keys()
-    }
+def labels_of(db: Database, run_ids: Collection[int]) -> dict[int, Labels]:
+    """{run_id: labels} of those runs that have any, in two queries."""
+    notes = {id: (text, bool(archived)) for id, text, archived in _NOTES.rows(db, run_ids)}
+    tags: dict[int, list[str]] = {}
+    for run_id, tag in _TAGS.rows(db, run_ids):
+        tags.setdefault(run_id, []).append(tag)
+    return {id: Labels(tuple(tags.get(id, ())), *notes.get(id, ("", False))) for id in notes.keys() | tags.keys()}
+
+
+_NOTES = PreparedForIds(
+    lambda ids: select(run_note.c.run_id, run_note.c.notes, run_note.c.archived).where(run_note.c.run_id.in_(ids))
+)
+_TAGS = PreparedForIds(
+    lambda ids: select(run_tag.c.run_id, run_tag.c.tag).where(run_tag.c.run_id.in_(ids)).order_by(run_tag.c.tag)
+)
 
 
 def set_tags(db: Database, run_id: int, tags: Collection[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, or_, select, update
 
-from storage.database import Database, new_insert
+from storage.database import Database, Prepared, new_insert
 from storage.runs import DEVICE_KINDS, ENDED, HIGH, LOW, Run, RunNotFound, get_run_in, queue_order, record
 from storage.settings import QUEUE_PAUSED
 from storage.tables import lease, run, setting
@@ -198,8 +198,10 @@ def release(db: Database, held: Lease) -> bool:
 
 def queued_runs(db: Database) -> list[int]:
     """Ids of the queued runs, the next one first."""
-    with db.read() as connection:
-        return list(connection.scalars(select(run.c.id).where(run.c.status == "queued").order_by(*queue_order())))
+    return [id for (id,) in db.rows(_QUEUED)]
+
+
+_QUEUED = Prepared(select(run.c.id).where(run.c.status == "queued").order_by(*queue_order()))
 
 
 def move(db: Database, id: int, place: int) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import groupby
 
-from sqlalchemy import Select, Text, cast, func, select
+from sqlalchemy import Select, Text, bindparam, cast, func, select
 from sqlalchemy.dialects.postgresql import distinct_on
 
-from storage.database import Database
+from storage.database import Database, PreparedForIds
 from storage.rollups import level_for, metric_id_of
 from storage.tables import latest as latest_point
 from storage.tables import metric, point, rollup
@@ -18,31 +18,34 @@ from storage.tables import metric, point, rollup
 
 def bests(db: Database, run_ids: Sequence[int], metric_name: str) -> dict[int, float]:
     """{run_id: the metric's highest value so far}, in one query; runs without any are left out."""
-    query = select(latest_point.c.run_id, latest_point.c.maximum).where(
-        latest_point.c.run_id.in_(run_ids), latest_point.c.metric_id == metric_id_of(metric_name),
-        latest_point.c.maximum.is_not(None),
-    )
-    with db.read() as connection:
-        return {run_id: best for run_id, best in connection.execute(query)}
+    return dict(_BESTS.rows(db, run_ids, name=metric_name))
+
+
+_BESTS = PreparedForIds(lambda ids: select(latest_point.c.run_id, latest_point.c.maximum).where(
+    latest_point.c.run_id.in_(ids), latest_point.c.metric_id == metric_id_of(bindparam("name")),
+    latest_point.c.maximum.is_not(None),
+))  # fmt: skip
 
 
 def latest(
     db: Database, run_ids: Sequence[int], names: Sequence[str] | None = None
 ) -> dict[int, dict[str, tuple[int, float | None]]]:
     """{run_id: {metric: (step, value)}} at each metric's highest step, of some metrics or of all, in one query."""
-    query = (
-        select(latest_point.c.run_id, metric.c.name, latest_point.c.step, latest_point.c.value)
-        .join(metric, metric.c.id == latest_point.c.metric_id)
-        .where(latest_point.c.run_id.in_(run_ids))
-        .order_by(latest_point.c.run_id, metric.c.name)
-    )
-    if names is not None:
-        query = query.where(metric.c.name.in_(names))
     found: dict[int, dict[str, tuple[int, float | None]]] = {run_id: {} for run_id in run_ids}
-    with db.read() as connection:
-        for run_id, name, step, value in connection.execute(query).all():
-            found[run_id][name] = (step, value)
+    named = {f"name{number}": name for number, name in enumerate(names or ())}
+    for run_id, name, step, value in _latest_of(names and len(names)).rows(db, run_ids, **named):
+        found[run_id][name] = (step, value)
     return found
+
+
+@cache
+def _latest_of(names: int | None) -> PreparedForIds:
+    """Newest values of some runs: of so many metrics, or of all."""
+    query = select(latest_point.c.run_id, metric.c.name, latest_point.c.step, latest_point.c.value)
+    query = query.join(metric, metric.c.id == latest_point.c.metric_id).order_by(latest_point.c.run_id, metric.c.name)
+    if names is not None:
+        query = query.where(metric.c.name.in_([bindparam(f"name{number}") for number in range(names)]))
+    return PreparedForIds(lambda ids: query.where(latest_point.c.run_id.in_(ids)))
 
 
 def sparkline(

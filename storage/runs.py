@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, update
 
-from storage.database import Database, Prepared, StorageError
+from storage.database import Database, Prepared, PreparedForIds, StorageError
 from storage.rollouts import delete_rollouts
 from storage.tables import run, run_event
 
@@ -155,16 +155,9 @@ def get_run(db: Database, id: int) -> Run:
         return get_run_in(connection, id)
 
 
-def list_runs(db: Database, limit: int | None = None, ids: Collection[int] | None = None) -> list[Run]:
-    """All runs, or the newest `limit`, or those of `ids` that there are, newest first, in one query."""
-    if limit is None and ids is None:
-        with db.read() as connection:
-            return [Run(*row) for row in _ALL.rows(connection)]
-    query = _runs().order_by(run.c.id.desc()).limit(limit)
-    if ids is not None:
-        query = query.where(run.c.id.in_(ids))
-    with db.read() as connection:
-        return [Run(*row) for row in connection.execute(query).all()]
+def list_runs(db: Database, ids: Collection[int] | None = None) -> list[Run]:
+    """All runs, or those of `ids` that there are, newest first, in one query."""
+    return [Run(*row) for row in (db.rows(_ALL) if ids is None else _OF_IDS.rows(db, ids))]
 
 
 def change_counts(db: Database) -> dict[int, int]:
@@ -302,6 +295,7 @@ def _runs() -> Select:
 
 
 _ALL = Prepared(_runs().order_by(run.c.id.desc()))
+_OF_IDS = PreparedForIds(lambda ids: _runs().where(run.c.id.in_(ids)).order_by(run.c.id.desc()))
 
 
 def get_run_in(connection: Connection, id: int) -> Run:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
-from storage.database import Database, upsert
+from storage.database import Database, Prepared, upsert
 from storage.tables import setting
 
 CPU_SLOTS, QUEUE_PAUSED, QUEUE_NOTE, APP_SEEN = "cpu_slots", "queue_paused", "queue_note", "app_seen"
@@ -40,13 +40,16 @@ def pause_queue(db: Database, paused: bool, why: str = "") -> None:
 
 def queue_state(db: Database) -> dict[str, Any]:
     """Whether the queue is `paused`, `why` ("" if a person did it), and CPU `slots`: in one query, for every poll."""
-    names = (QUEUE_PAUSED, QUEUE_NOTE, CPU_SLOTS)
-    query = select(setting.c.name, setting.c.value).where(setting.c.name.in_(names))
-    with db.read() as connection:
-        found = dict(connection.execute(query).all())
+    found = dict(db.rows(_QUEUE_STATE))
     paused = found.get(QUEUE_PAUSED) == "yes"
     why = found.get(QUEUE_NOTE, "") if paused else ""
     return {"paused": paused, "why": why, "slots": int(found.get(CPU_SLOTS, "1"))}
+
+
+_QUEUE_STATE = Prepared(
+    select(setting.c.name, setting.c.value)
+    .where(or_(*(setting.c.name == name for name in (QUEUE_PAUSED, QUEUE_NOTE, CPU_SLOTS))))
+)
 
 
 def cpu_slots(db: Database) -> int:

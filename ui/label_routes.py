@@ -28,7 +28,7 @@ def add(router: APIRouter, services: Services) -> None:
 
     @router.get("/runs/{run_id}/notes")
     def notes(request: Request, run_id: int) -> Response:
-        return json_answer(request, {"notes": labels_of(db).get(run_id, Labels()).notes})
+        return json_answer(request, {"notes": labels_of(db, [run_id]).get(run_id, Labels()).notes})
 
     @router.post("/runs/{run_id}/notes")
     async def write_notes(request: Request, run_id: int) -> Response:

@@ -98,7 +98,7 @@ class RunSummaries:
         runs = {run.id: run for run in list_runs(self._db, ids=stale)}
         self._runs |= runs
         now, best = latest(self._db, stale, (SPARK, TRAIN_REWARD)), bests(self._db, stale, SPARK)
-        alerts, labels = alert_counts(self._db, stale), labels_of(self._db)
+        alerts, labels = alert_counts(self._db, stale), labels_of(self._db, stale)
         sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
         curves = {id: (now[id].get(SPARK), best.get(id), run.epoch) for id, run in runs.items()}
         grown = [id for id in runs if id not in self._known or self._known[id].curve != curves[id]]

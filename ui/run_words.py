@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -72,8 +72,13 @@ def config_file(config: TrainConfig) -> str:
 
 def preset_config(config: TrainConfig) -> tuple[str, TrainConfig]:
     """The preset of the config's job and task (title, config); the plain defaults where there is none."""
-    name = preset_name(config.job, config.task)
-    return (PRESETS[name].title, PRESETS[name].config()) if name else ("the defaults", TrainConfig(task=config.task))
+    return _preset_config(config.job, config.task)
+
+
+@cache
+def _preset_config(job: str, task: str) -> tuple[str, TrainConfig]:
+    name = preset_name(job, task)
+    return (PRESETS[name].title, PRESETS[name].config()) if name else ("the defaults", TrainConfig(task=task))
 
 
 def preset_name(job: Any, task: Any) -> str | None:

@@ -85,6 +85,8 @@ def live_denoising(bench: Bench) -> Found:
 
 
 def fill_lab(form: Any, values: dict[str, int]) -> None:
+    # its checkpoint's own values are in by then
+    expect(form.get_by_role("button", name="Denoise")).to_be_enabled(timeout=LOAD_MS)
     for label, value in values.items():
         form.get_by_label(label, exact=True).fill(str(value))
     block = form.get_by_label("Block", exact=True)

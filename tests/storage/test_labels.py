@@ -23,13 +23,13 @@ def test_tags_are_words_and_replace_each_other(db, new_run):
     run, other = new_run(status="stopped"), new_run(status="stopped")
     assert set_tags(db, run.id, ["#Paper", " two  words ", "paper"]) == ("paper", "two-words")
     assert set_tags(db, run.id, ["kept"]) == ("kept",)
-    assert labels_of(db) == {run.id: Labels(("kept",))}
+    assert labels_of(db, [run.id, other.id]) == {run.id: Labels(("kept",))}
     with pytest.raises(LabelError, match="at least one character"):
         set_tags(db, other.id, ["#"])
     with pytest.raises(LabelError, match="at most 40"):
         set_tags(db, other.id, ["x" * 41])
     delete_run(db, run.id)
-    assert labels_of(db) == {}
+    assert labels_of(db, [run.id]) == {}
 
 
 def test_names_are_plain_lines_that_turn_no_direction():
@@ -43,16 +43,16 @@ def test_notes_and_archived_do_not_undo_each_other(db, new_run):
     set_notes(db, run.id, "looks good")
     set_archived(db, [run.id], True)
     set_notes(db, run.id, "looked good")
-    assert labels_of(db)[run.id] == Labels((), "looked good", True)
+    assert labels_of(db, [run.id])[run.id] == Labels((), "looked good", True)
     set_archived(db, [run.id], False)
-    assert labels_of(db)[run.id] == Labels((), "looked good", False)
+    assert labels_of(db, [run.id])[run.id] == Labels((), "looked good", False)
 
 
 def test_archiving_an_unknown_run_changes_nothing(db, new_run):
     run = new_run()
     with pytest.raises(RunNotFound):
         set_archived(db, [run.id, 99], True)
-    assert labels_of(db) == {}
+    assert labels_of(db, [run.id, 99]) == {}
 
 
 def test_a_view_replaces_the_one_of_its_name(db):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
 
 from storage.completions import Completion, completions_of
 from storage.metrics import Point, Progress, flush, newest_cursor, points_after, series
 from storage.rollups import Bucket
 from storage.run_list import bests, latest, sparkline
 from storage.runs import get_run
+from tests.statements import statements_to
 
 
 def curve(values, metric="reward/mean", start=0):
@@ -172,11 +172,10 @@ def test_list_pages_cost_a_few_queries_for_all_runs(db, new_run):
     ids = [new_run().id for _ in range(20)]
     for id in ids:
         flush(db, id, curve([1.0, 2.0]))
-    statements = []
-    event.listen(db.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    assert latest(db, ids) == {id: {"reward/mean": (1, 2.0)} for id in ids}
-    assert len(sparkline(db, ids, "reward/mean")) == 20
-    assert bests(db, ids, "reward/mean") == dict.fromkeys(ids, 2.0)
+    with statements_to(db) as statements:
+        assert latest(db, ids) == {id: {"reward/mean": (1, 2.0)} for id in ids}
+        assert len(sparkline(db, ids, "reward/mean")) == 20
+        assert bests(db, ids, "reward/mean") == dict.fromkeys(ids, 2.0)
     assert len([s for s in statements if s.startswith("SELECT")]) <= 4
 
 

@@ -122,8 +122,8 @@ def test_tags_notes_and_the_archive_are_kept(app, db, page, runs):
     page.get_by_role("button", name="Write notes").click()
     page.get_by_label("Notes on this run").fill("<b>seen</b>")
     page.get_by_role("button", name="Hide notes").click()
-    wait_until(lambda: run.id in labels_of(db) and labels_of(db)[run.id].notes, "the notes to be written")
-    assert labels_of(db)[run.id].notes == "<b>seen</b>"
+    wait_until(lambda: (labels := labels_of(db, [run.id])) and labels[run.id].notes, "the notes to be written")
+    assert labels_of(db, [run.id])[run.id].notes == "<b>seen</b>"
     page.locator("h2", has_text="to be put away").click()
     page.keyboard.press("e")
     expect(page.locator(f'.bgpo-run-list [data-run="{run.id}"]')).to_have_count(0)
