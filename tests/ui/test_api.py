@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -340,6 +341,22 @@ def test_a_port_in_use_is_a_sentence(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"Port {port}" in one_sentence(capsys, ["--data-dir", str(tmp_path), "--port", str(port)])
+
+
+def test_an_answer_is_sent_at_once():
+    """Nothing is held back until what was sent before is acknowledged, which takes 40 ms."""
+    async def sent_at_once() -> int:
+        writers: list[asyncio.StreamWriter] = []
+        with studio.listen("127.0.0.1", 0) as bound:
+            server = await asyncio.start_server(lambda reader, writer: writers.append(writer), sock=bound)
+            with socket.create_connection(bound.getsockname()):
+                while not writers:
+                    await asyncio.sleep(0.01)
+            set_to = writers[0].get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            server.close()
+        return set_to
+
+    assert asyncio.run(sent_at_once())
 
 
 def test_an_open_door_needs_a_password(tmp_path, capsys, monkeypatch):
