@@ -83,17 +83,21 @@ def fill(db: Database, folder: Path, options: argparse.Namespace) -> int:
     for run_id in runs[:-1]:
         points = [Point(HEADLINE, step, step * 0.5, random.random()) for step in range(0, SHORT_STEPS, EVAL_EVERY)]
         flush(db, run_id, points + [Point(f"m{k}", SHORT_STEPS, 1.0, 0.5) for k in range(1, options.metrics)])
+    write_curves(db, long_run, steps, options.metrics)
+    write_completions(db, long_run, options.completions)
+    return long_run
+
+
+def write_curves(db: Database, run_id: int, steps: int, metrics: int) -> None:
+    """Every point of so many metrics, those with the lowest ids, and the pyramid over them."""
     with db.write() as connection:
-        ids = dict(connection.exec_driver_sql("SELECT name, id FROM metric").fetchall())
-        for name in sorted(ids):
+        for (id,) in connection.exec_driver_sql("SELECT id FROM metric ORDER BY id LIMIT ?", (metrics,)).fetchall():
             connection.exec_driver_sql(
                 "WITH RECURSIVE s(step) AS (SELECT 0 UNION ALL SELECT step + 1 FROM s WHERE step < ?) INSERT INTO point"
                 " SELECT ?, ?, step, step * 0.5, (step * 7919 % 1000) / 1000.0, step * ? + ? FROM s",
-                (steps - 1, long_run, ids[name], options.metrics, ids[name]),
+                (steps - 1, run_id, id, metrics, id),
             )
-    build_pyramid(db, long_run, steps, options.metrics)
-    write_completions(db, long_run, options.completions)
-    return long_run
+    build_pyramid(db, run_id, steps, metrics)
 
 
 def build_pyramid(db: Database, run_id: int, steps: int, metrics: int) -> None:

@@ -7,12 +7,10 @@ that can be wrong with a database file into a `StorageError` of one sentence.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sqlalchemy import (
@@ -20,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Dialect,
     Engine,
-    Row,
     Select,
     Table,
     Update,
@@ -40,13 +37,16 @@ from sqlalchemy.exc import (
     NoSuchModuleError,
     ProgrammingError,
 )
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Insert
 
-try:  # the wheel brings a newer SQLite than most systems; see `wal_is_safe`
+try:  # the wheel brings a newer SQLite than most systems; see `storage.journal.wal_is_safe`
     import pysqlite3.dbapi2 as sqlite_module
 except ImportError:
     import sqlite3 as sqlite_module
+
+from storage.journal import begin_journal, journal_of
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
 _DAMAGE = ("not a database", "malformed")  # SQLite's words for a file that is no whole database
@@ -67,14 +67,6 @@ class OutOfRange(StorageError, ValueError):
 
     def __init__(self) -> None:
         super().__init__("A number is too large for the database; give whole numbers below 2,147,483,648.")
-
-
-def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite has the fix for the WAL-reset race (3.51.3, back-ported to 3.50.7 and 3.44.6).
-
-    Before it, two connections that write and checkpoint at the same instant can lose a commit.
-    """
-    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
 def sqlite_url(path: Path) -> str:
@@ -99,6 +91,11 @@ class Database:
         """What to call this database in a sentence: the file, or the URL without its password."""
         return str(self.path) if self.path else self.shown_url
 
+    @property
+    def warning(self) -> str:
+        """What a person should know of where the file lies or of this SQLite, a sentence; nothing if all is well."""
+        return journal_of(self.path, sqlite_module.sqlite_version_info).warning if self.path else ""
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A short transaction that only reads. Never waits for a writer. Raises StorageError."""
@@ -112,14 +109,9 @@ class Database:
         """
         dialect = self.engine.dialect
         with sentences(self.name):
-            words, given = query.words(dialect, values)
             connection = self.engine.raw_connection()
             try:
-                cursor = connection.cursor()
-                cursor.execute(words, given)
-                return cursor.fetchall()
-            except dialect.loaded_dbapi.Error as error:
-                raise DBAPIError.instance(words, given, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
+                return query.rows_of(connection, dialect, values)
             finally:
                 connection.close()
 
@@ -197,21 +189,20 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
                 f"The driver for {url.drivername} is not installed ({error}); install it with"
                 " `pip install psycopg[binary]` or use a SQLite file, such as sqlite:///runs.db."
             ) from error
-    engine = create_engine(url, module=sqlite_module, connect_args={"timeout": BUSY_TIMEOUT})
-    journal_mode = _journal_mode(sqlite_module)
+    engine, path = create_engine(url, module=sqlite_module, connect_args={"timeout": BUSY_TIMEOUT}), Path(url.database)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection, record):
         # Python's own transaction handling is switched off: `on_begin` says when and how one begins.
         connection.isolation_level = None
-        connection.execute(f"PRAGMA journal_mode={journal_mode}")
-        # May lose the last commits when the power fails, never the file. FULL under DELETE, where it could.
-        connection.execute(f"PRAGMA synchronous={'NORMAL' if journal_mode == 'WAL' else 'FULL'}")
+        begin_journal(connection, journal_of(path, sqlite_module.sqlite_version_info))
         connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
 
     @event.listens_for(engine, "begin")
     def on_begin(connection):
-        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+        words = connection.get_execution_options().get("sqlite_begin", "BEGIN")
+        with _driver(connection.dialect, words, ()):
+            connection.connection.cursor().execute(words)
 
     return engine
 
@@ -221,19 +212,35 @@ class Prepared:
 
     Its values go to the driver as they are, so give plain numbers and clean text, and the driver's values come back:
     choose columns that need no conversion. Values come by name, those that never change from the statement itself.
+    SQLAlchemy is not asked again, so its events do not hear of it.
     """
 
-    def __init__(self, statement: Select | Update):
+    def __init__(self, statement: Select | Update | Insert):
         self._statement = statement
-        self._words: dict[str, tuple[SQLCompiler, dict[str, Any]]] = {}
+        self._known: dict[str, tuple[SQLCompiler, dict[str, Any]]] = {}
 
-    def rows(self, connection: Connection, **values: object) -> Sequence[Row]:
+    def rows(self, connection: Connection, **values: object) -> list[tuple[Any, ...]]:
         """All rows, in one round trip and in the connection's transaction."""
-        return connection.exec_driver_sql(*self.words(connection.dialect, values)).all()
+        return self.rows_of(connection.connection, connection.dialect, values)
 
-    def words(self, dialect: Dialect, values: Mapping[str, object]) -> tuple[str, Any]:
+    def execute(self, connection: Connection, **values: object) -> None:
+        """For a statement that gives no rows."""
+        words, given = self._words(connection.dialect, values)
+        with _driver(connection.dialect, words, given):
+            connection.connection.cursor().execute(words, given)
+
+    def rows_of(self, connection: PoolProxiedConnection, dialect: Dialect, values: Mapping[str, object]
+                ) -> list[tuple[Any, ...]]:
+        """Like `rows`, of the driver's own connection."""
+        words, given = self._words(dialect, values)
+        with _driver(dialect, words, given):
+            cursor = connection.cursor()
+            cursor.execute(words, given)
+            return cursor.fetchall()
+
+    def _words(self, dialect: Dialect, values: Mapping[str, object]) -> tuple[str, Any]:
         """The statement as the driver takes it, and its values."""
-        compiled, constants = self._words.get(dialect.name) or self._compile(dialect)
+        compiled, constants = self._known.get(dialect.name) or self._compile(dialect)
         given = {**constants, **values}
         if not compiled.positional:
             return compiled.string, given
@@ -241,8 +248,8 @@ class Prepared:
 
     def _compile(self, dialect: Dialect) -> tuple[SQLCompiler, dict[str, Any]]:
         compiled = self._statement.compile(dialect=dialect)
-        self._words[dialect.name] = compiled, dict(compiled.params)
-        return self._words[dialect.name]
+        self._known[dialect.name] = compiled, dict(compiled.params)
+        return self._known[dialect.name]
 
 
 class PreparedForIds:
@@ -266,14 +273,19 @@ class PreparedForIds:
 
 def upsert(connection: Connection, table: Table, key: Sequence[str]) -> Insert:
     """INSERT ... ON CONFLICT (key) DO UPDATE of every other column; the rows given to `execute` must be whole."""
-    return _upsert(connection.dialect.name, table, tuple(key))
+    return upsert_of(connection.dialect.name, table, tuple(key))
 
 
-def upsert_plain(connection: Connection, table: Table, key: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Upserts rows of plain numbers that need no conversion: the write of every step, at a fifth of the cost."""
-    compiled = _compiled(connection.dialect, table, tuple(key))
-    given = [tuple(row[name] for name in compiled.positiontup) for row in rows] if compiled.positional else list(rows)
-    connection.exec_driver_sql(compiled.string, given)
+def upsert_plain(connection: Connection, table: Table, key: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Upserts rows of plain numbers that need no conversion: the write of every step, at a fraction of the cost.
+
+    Args:
+        rows: whole ones, their values in the order of the table's columns.
+    """
+    words, names = _upsert_words(connection.dialect, table, tuple(key))
+    given = [dict(zip(names, row)) for row in rows] if names else rows
+    with _driver(connection.dialect, words, given):
+        connection.connection.cursor().executemany(words, given)
 
 
 def new_insert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
@@ -286,27 +298,29 @@ def _new_insert(dialect_name: str, table: Table) -> sqlite.Insert | postgresql.I
 
 
 @cache
-def _upsert(dialect_name: str, table: Table, key: tuple[str, ...]) -> Insert:
+def upsert_of(dialect_name: str, table: Table, key: tuple[str, ...]) -> Insert:
+    """Like `upsert`, where there is no connection yet."""
     insert = _new_insert(dialect_name, table)
     others = [column.name for column in table.columns if column.name not in key]
     return insert.on_conflict_do_update(index_elements=key, set_={name: insert.excluded[name] for name in others})
 
 
 @cache
-def _compiled(dialect: Dialect, table: Table, key: tuple[str, ...]) -> SQLCompiler:
-    return _upsert(dialect.name, table, key).compile(dialect=dialect, column_keys=[c.name for c in table.columns])
+def _upsert_words(dialect: Dialect, table: Table, key: tuple[str, ...]) -> tuple[str, Sequence[str]]:
+    """An upsert as the driver takes it, and the names of its values where it takes them by name."""
+    names = [column.name for column in table.columns]
+    compiled = upsert_of(dialect.name, table, key).compile(dialect=dialect, column_keys=names)
+    assert not compiled.positional or list(compiled.positiontup) == names
+    return compiled.string, () if compiled.positional else names
 
 
-@cache  # one warning per process
-def _journal_mode(module: ModuleType) -> str:
-    if wal_is_safe(module.sqlite_version_info):
-        return "WAL"
-    warnings.warn(
-        f"SQLite {module.sqlite_version} has a race in WAL mode, so the slower DELETE mode is used;"
-        " `pip install pysqlite3` brings a newer one.",
-        stacklevel=3,
-    )
-    return "DELETE"
+@contextmanager
+def _driver(dialect: Dialect, words: str, given: Any) -> Iterator[None]:
+    """Turns an error of the driver about a statement into SQLAlchemy's."""
+    try:
+        yield
+    except dialect.loaded_dbapi.Error as error:
+        raise DBAPIError.instance(words, given, error, dialect.loaded_dbapi.Error, dialect=dialect) from error
 
 
 def _prepare_folder(path: Path) -> None:

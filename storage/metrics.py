@@ -13,7 +13,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
-    Row,
     ScalarSelect,
     Select,
     and_,
@@ -191,14 +190,12 @@ def _known_of(count: int) -> Prepared:
 def _write_points(connection: Connection, run_id: int, points: Sequence[Point], sequence: int) -> None:
     names = {name: clean_text(name) for name in {p.metric for p in points}}
     known = _known_metrics(connection, run_id, set(names.values()))
+    ids = {name: known[kept].id for name, kept in names.items()}
     rows, written = [], defaultdict(dict)
-    for number, p in enumerate(points, start=sequence + 1):
-        id, step, value = known[names[p.metric]].id, int(p.step), finite(p.value)
+    for number, (name, step, seconds, value) in enumerate(points, start=sequence + 1):
+        id, step, value = ids[name], int(step), finite(value)
         written[id][step] = value
-        rows.append({
-            "run_id": run_id, "metric_id": id, "step": step, "seconds": float(p.seconds), "value": value,
-            "sequence": number,
-        })  # fmt: skip
+        rows.append((run_id, id, step, float(seconds), value, number))
     upsert_plain(connection, point, ("run_id", "metric_id", "step"), rows)
     before = {seen.id: seen.step for seen in known.values() if seen.step is not None}
     keep_up(connection, run_id, written, before)
@@ -208,9 +205,19 @@ def _write_points(connection: Connection, run_id: int, points: Sequence[Point], 
     )
 
 
-def _latest_row(connection: Connection, run_id: int, seen: Row, written: dict[int, float | None]) -> dict[str, object]:
-    """What `latest` says of a metric after `written`, {step: value}; `seen` is what it said before, if anything."""
-    _, id, step, value, low, high = seen
+class _Known(NamedTuple):
+    """What the database has of a metric: its id, and what `latest` says of it in a run, all None where it is new."""
+
+    id: int
+    step: int | None
+    value: float | None
+    minimum: float | None
+    maximum: float | None
+
+
+def _latest_row(connection: Connection, run_id: int, seen: _Known, written: dict[int, float | None]) -> tuple:
+    """What `latest` says of a metric after `written`, {step: value}: a row of that table."""
+    id, step, value, low, high = seen
     newest = max(written)
     if step is None or step < min(written):
         values = [v for v in (*written.values(), low, high) if v is not None]
@@ -221,24 +228,24 @@ def _latest_row(connection: Connection, run_id: int, seen: Row, written: dict[in
         low, high = whole.minimum, whole.maximum
     if step is None or step <= newest:
         step, value = newest, written[newest]
-    return {"run_id": run_id, "metric_id": id, "step": step, "value": value, "minimum": low, "maximum": high}
+    return run_id, id, step, value, low, high
 
 
-def _known_metrics(connection: Connection, run_id: int, names: set[str]) -> dict[str, Row]:
-    """By name: id, and step, value and extremes of what the run has of it. Ids are made for new names.
+def _known_metrics(connection: Connection, run_id: int, names: set[str]) -> dict[str, _Known]:
+    """What there is of each name. Ids are made for new ones.
 
-    Not cached: an id of a rolled-back transaction would stay.
+    Not cached: an id of a rolled-back transaction would stay, or one of a file that was repaired since.
     """
     wanted = {"of_run": run_id, **{f"name{number}": name for number, name in enumerate(sorted(names))}}
     query = _known_of(len(names))
-    found = {row.name: row for row in query.rows(connection, **wanted)}
+    found = {name: _Known(*known) for name, *known in query.rows(connection, **wanted)}
     missing = sorted(names - found.keys())  # sorted: two writers that add the same names cannot deadlock
     if missing:
         connection.execute(
             new_insert(connection, metric).on_conflict_do_nothing(index_elements=["name"]),
             [{"name": name} for name in missing],
         )
-        found = {row.name: row for row in query.rows(connection, **wanted)}
+        found = {name: _Known(*known) for name, *known in query.rows(connection, **wanted)}
     return found
 
 

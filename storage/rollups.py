@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -22,16 +23,16 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    delete,
     func,
     literal,
     select,
 )
 
-from storage.database import Prepared
+from storage.database import Prepared, upsert_of
 from storage.tables import metric, point, rollup
 
 WIDTHS = (32, 512, 8192)  # steps of a bucket, by level
+KEY = ("run_id", "metric_id", "level", "bucket")
 _COLUMNS = ("step", "seconds", "minimum", "maximum", "last", "count")
 
 
@@ -111,16 +112,18 @@ def keep_up(connection: Connection, run_id: int, steps: dict[int, set[int]], bef
         steps: steps that have just been written, by metric id.
         before: each metric's highest step before that.
     """
-    work: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)  # (level, buckets) -> metrics
+    alike: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)  # (step before, steps) -> metrics
     for metric_id, written in steps.items():
-        old = before.get(metric_id, -1)
+        alike[before.get(metric_id, -1), tuple(written)].append(metric_id)
+    work: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)  # (level, buckets) -> metrics
+    for (old, written), metric_ids in alike.items():
         newest = max(old, *written)
-        touched = {*written, old} if old >= 0 else written
+        touched = {*written, old} if old >= 0 else set(written)
         for level, width in enumerate(WIDTHS):
             passed = {step // width for step in touched if step // width < newest // width}
             if not passed:
                 break  # nor is there one of the wider ones
-            work[level, tuple(sorted(passed))].append(metric_id)
+            work[level, tuple(sorted(passed))] += metric_ids
     for (level, buckets), metric_ids in sorted(work.items()):  # level by level: each is made of the one below
         for low, high in _stretches(buckets):
             _make(connection, run_id, metric_ids, level, low, high)
@@ -128,42 +131,56 @@ def keep_up(connection: Connection, run_id: int, steps: dict[int, set[int]], bef
 
 def _make(connection: Connection, run_id: int, metric_ids: list[int], level: int, low: int, high: int) -> None:
     """Buckets `low` to `high` of a level, from the points or the level below."""
-    source, width = (rollup if level else point).c, WIDTHS[level]
-    query = _buckets(source.metric_id) if level else _points(source.metric_id)
-    wanted = [source.run_id == run_id, source.metric_id.in_(metric_ids)]
+    ids = {f"metric{number}": id for number, id in enumerate(metric_ids)}
+    first, last = low * _together(level), (high + 1) * _together(level) - 1
+    query = _made(connection.dialect.name, level, len(metric_ids))
+    query.execute(connection, of_run=run_id, first=first, last=last, **ids)
+
+
+def _together(level: int) -> int:
+    """How many points, or buckets of the level below, are in a bucket of a level."""
+    return WIDTHS[level] // WIDTHS[level - 1] if level else WIDTHS[0]
+
+
+@lru_cache(256)
+def _made(dialect_name: str, level: int, metrics: int) -> Prepared:
+    """Puts buckets of a level, in place of those that there are, for so many metrics, `metric0` and so on.
+
+    Made of the points from step `first` to `last`, or of these buckets of the level below, by the database itself:
+    nothing of them has to come here and go back.
+    """
+    source, at = (rollup, rollup.c.bucket) if level else (point, point.c.step)
+    c, width = source.c, _together(level)
+    key, wanted = [c.run_id, c.metric_id], [c.run_id == bindparam("of_run")]
+    wanted += [c.metric_id.in_([bindparam(f"metric{number}") for number in range(metrics)])]
+    wanted += [at.between(bindparam("first"), bindparam("last"))]
     if level:
-        ratio = width // WIDTHS[level - 1]
-        wanted += [source.level == level - 1, source.bucket.between(low * ratio, (high + 1) * ratio - 1)]
-        query = query.order_by(source.metric_id, source.bucket)
+        key, wanted = [*key, c.level], [*wanted, c.level == level - 1]
+        has, last, found = c.count > 0, c.last, (func.min(c.minimum), func.max(c.maximum), func.sum(c.count))
     else:
-        wanted.append(source.step.between(low * width, (high + 1) * width - 1))
-        query = query.order_by(source.metric_id, source.step)
-    found = connection.execute(query.where(*wanted)).all()
-    rows = []
-    for metric_id, group in groupby(found, lambda row: row.metric_id):
-        for made in merged((Bucket(*row[:6]) for row in group), lambda step: step // width):
-            key = {"run_id": run_id, "metric_id": metric_id, "level": level, "bucket": made.step // width}
-            rows.append(key | {name: getattr(made, name) for name in _COLUMNS})
-    connection.execute(delete(rollup).where(
-        rollup.c.run_id == run_id, rollup.c.metric_id.in_(metric_ids), rollup.c.level == level,
-        rollup.c.bucket.between(low, high),
-    ))
-    if rows:
-        connection.execute(rollup.insert(), rows)
+        has, last = c.value.is_not(None), c.value
+        found = func.min(c.value), func.max(c.value), func.count(c.value)
+    named = [column.label(name) for column, name in zip(found, ("minimum", "maximum", "count"))]
+    # the one that ends a bucket: the last that has a value, if any has
+    end = func.coalesce(func.max(case((has, at))), func.max(at)).label("end")
+    groups = select(*key, end, *named).where(*wanted).group_by(*key, at // width).subquery()
+    # the whole key from the groups: SQLite then looks a row up per group, and not a group per row
+    same = [*(column == groups.c[column.name] for column in key), at == groups.c.end]
+    rows = select(
+        c.run_id, c.metric_id, literal(level, Integer), at // width, c.step, c.seconds, groups.c.minimum,
+        groups.c.maximum, last, groups.c.count,
+    ).join_from(groups, source, and_(*same)).where(c.run_id == bindparam("of_run"))  # fmt: skip
+    return Prepared(upsert_of(dialect_name, rollup, KEY).from_select([*KEY, *_COLUMNS], rows, include_defaults=False))
 
 
 def metric_id_of(name: str) -> ScalarSelect[int]:
     return select(metric.c.id).where(metric.c.name == name).scalar_subquery()
 
 
-def _points(*more) -> Select:
+def _points() -> Select:
     c = point.c
     count = case((c.value.is_(None), literal(0)), else_=literal(1)).label("count")
-    return select(c.step, c.seconds, c.value, c.value, c.value, count, *more)
-
-
-def _buckets(*more) -> Select:
-    return select(*(rollup.c[name] for name in _COLUMNS), *more)
+    return select(c.step, c.seconds, c.value, c.value, c.value, count)
 
 
 def _of_curve(source: FromClause) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -194,7 +211,7 @@ _POINTS = Prepared(
     .order_by(point.c.step)
 )
 _BUCKETS = Prepared(
-    _buckets().where(*_of_curve(rollup), rollup.c.level == bindparam("of_level"))
+    select(*(rollup.c[name] for name in _COLUMNS)).where(*_of_curve(rollup), rollup.c.level == bindparam("of_level"))
     .where(rollup.c.bucket >= bindparam("low"), rollup.c.bucket < bindparam("high"))
     .order_by(rollup.c.bucket)
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, delete, func, or_, select, update
 
 from storage.database import Database, Prepared, PreparedForIds, StorageError
 from storage.rollouts import delete_rollouts
@@ -160,17 +160,45 @@ def list_runs(db: Database, ids: Collection[int] | None = None) -> list[Run]:
     return [Run(*row) for row in (db.rows(_ALL) if ids is None else _OF_IDS.rows(db, ids))]
 
 
-def change_counts(db: Database) -> dict[int, int]:
+def change_counts(db: Database, newest: int = 2**31 - 1, also: Collection[int] = ()) -> dict[int, int]:
     """{run_id: a count that grows with every change of what a list shows of the run}, newest run first.
 
     As long as it is the same, so are the run's row, newest values, alerts, labels and curve. A run's place in the
     queue is not counted, since others change it, too: see `queued_runs`. Cheap enough for a list that asks every
     second.
+
+    Args:
+        newest: how many of the newest runs.
+        also: older ones beside them; those that there are not are left out.
     """
-    return dict(db.rows(_CHANGES))
+    found = dict(db.rows(_CHANGES, most=newest))
+    return found | dict(_CHANGES_OF_IDS.rows(db, [id for id in also if id not in found]))
 
 
-_CHANGES = Prepared(select(run.c.id, run.c.changes).order_by(run.c.id.desc()))
+_counts = select(run.c.id, run.c.changes).order_by(run.c.id.desc())
+_CHANGES = Prepared(_counts.limit(bindparam("most", type_=Integer)))
+_CHANGES_OF_IDS = PreparedForIds(lambda ids: _counts.where(run.c.id.in_(ids)))
+
+
+def live_and_all(db: Database) -> tuple[list[int], int]:
+    """Ids of the runs that a process holds, and how many runs there are."""
+    ((count,),) = db.rows(_COUNT)
+    return [id for (id,) in db.rows(_LIVE)], count
+
+
+_LIVE = Prepared(select(run.c.id).where(or_(*(run.c.status == status for status in LIVE))))
+_COUNT = Prepared(select(func.count()).select_from(run))
+
+
+def configs_before(db: Database, id: int, most: int) -> list[tuple[int, str]]:
+    """(id, config_json) of at most so many runs that came before a run, the newest first."""
+    return db.rows(_BEFORE, before=id, most=most)
+
+
+_BEFORE = Prepared(
+    select(run.c.id, run.c.config_json).where(run.c.id < bindparam("before")).order_by(run.c.id.desc())
+    .limit(bindparam("most", type_=Integer))
+)  # fmt: skip
 
 
 def count_change(connection: Connection, *which: ColumnElement[bool]) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Table, select
 
 from storage.database import Database, sqlite_module
+from storage.journal import network_drive
 from storage.metrics import Point, flush
 from storage.tables import metadata, run, sweep
 
@@ -33,6 +34,8 @@ def is_sound(path: Path, seconds: float | None = None) -> bool:
     deadline = time.monotonic() + (seconds or float("inf"))
     try:
         with closing(sqlite_module.connect(path)) as connection:
+            if network_drive(path):
+                connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # an old WAL is then read without shared memory
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             return connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
     except sqlite_module.OperationalError as error:

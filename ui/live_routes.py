@@ -1,7 +1,8 @@
 """The one poll of a page, `GET /api/live`, and what its charts ask for beside it: a window in finer buckets, marks.
 
 An answer holds the rows of runs that changed since the last one and the new points of the selected runs. When nothing
-at all was written in between it says so, without a look at any row.
+at all was written in between it says so, without a look at any row. Of very many runs it holds the newest, and older
+ones as the page asks for them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from storage.run_list import latest
 from storage.runs import run_events
 from ui import queue_routes
 from ui.answers import json_answer
-from ui.run_summaries import RunSummaries, short
+from ui.run_summaries import FIRST, RunSummaries, short
 from ui.services import Services
 
 MAX_SELECTED = 24
@@ -41,8 +42,9 @@ def add(router: APIRouter, services: Services) -> None:
     poll = Poll(services)
 
     @router.get("/live")
-    def live(request: Request, runs: str = "", seen: str = "") -> Response:
-        return json_answer(request, poll.answer(runs, seen))
+    def live(request: Request, runs: str = "", seen: str = "", newest: int = FIRST) -> Response:
+        """`newest`: how many runs the page wants to see; it asks again for what one answer leaves out of them."""
+        return json_answer(request, poll.answer(runs, seen, newest))
 
     @router.get("/range")
     def window(
@@ -69,15 +71,15 @@ class Poll:
         self._summaries = RunSummaries(services)
         self._changes = Changes(services.db)
         self._lock = threading.Lock()
-        self._empty: OrderedDict[tuple[str, str], str] = OrderedDict()  # (runs, seen) -> when its answer was empty
+        self._empty: OrderedDict[tuple[str, str, int], str] = OrderedDict()  # question -> when its answer was empty
 
-    def answer(self, runs: str, seen: str) -> dict[str, Any]:
+    def answer(self, runs: str, seen: str, newest: int = FIRST) -> dict[str, Any]:
         """`{"now", "same"}` while an earlier answer to the very same question, an empty one, still is the answer."""
-        mark, question = self._changes.mark(), (runs, seen)
+        mark, question = self._changes.mark(), (runs, seen, newest)
         with self._lock:
             if self._empty.get(question) == mark:
                 return {"now": round(time.time(), 2), "same": True}
-        found = live_answer(self._services, self._summaries, runs, seen)
+        found = live_answer(self._services, self._summaries, runs, seen, newest)
         with self._lock:
             self._empty.pop(question, None)
             if not any(found[part] for part in ("all", "runs", "gone", "points", "alerts")) and found["seen"] == seen:
@@ -148,20 +150,24 @@ def bucket_columns(buckets: list[Bucket]) -> list[list[float | None]]:
     ]
 
 
-def live_answer(services: Services, summaries: RunSummaries, runs: str, seen: str) -> dict[str, Any]:
+def live_answer(
+    services: Services, summaries: RunSummaries, runs: str, seen: str, newest: int = FIRST
+) -> dict[str, Any]:
     """The answer to one poll, read anew."""
-    changed, gone, token, everything = summaries.since(seen)
+    selected = selection(runs)
+    changed, gone, view, everything = summaries.since(seen, newest, selected)
     points, alerts = {}, {}
-    counts = summaries.alert_totals()
-    for run_id, has in selection(runs).items():
+    counts = summaries.alert_totals(selected)
+    for run_id, has in selected.items():
         part = new_points(services, run_id, has.cursor)
         if part["metrics"] or part["restart"]:
             points[run_id] = part
         if counts.get(run_id, 0) != has.alerts:
             alerts[run_id] = [asdict(alert) for alert in alerts_of(services.db, run_id)]
     return {
-        "now": round(time.time(), 2), "seen": token, "all": everything, "runs": list(changed.values()), "gone": gone,
-        "points": points, "alerts": alerts, "more": any(part["more"] for part in points.values()),
+        "now": round(time.time(), 2), "seen": view.token, "all": everything, "runs": list(changed.values()),
+        "gone": gone, "newest": view.newest, "older": view.older, "points": points, "alerts": alerts,
+        "more": any(part["more"] for part in points.values()),
         "queue": queue_routes.queue_state(services),
     }
 

@@ -120,8 +120,7 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
 
 def compared(services: Services, run_ids: Iterable[int]) -> list[dict[str, Any]]:
     """What differs between the configs of several runs; runs that are gone or unreadable are left out."""
-    wanted = set(run_ids)
-    configs = {run.id: run_words.config_of(run) for run in list_runs(services.db) if run.id in wanted}
+    configs = {run.id: run_words.config_of(run) for run in list_runs(services.db, ids=set(run_ids))}
     readable = {run_id: config for run_id, config in sorted(configs.items()) if config is not None}
     return run_words.differing_knobs(readable) if len(readable) > 1 else []
 

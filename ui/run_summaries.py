@@ -6,6 +6,7 @@ import json
 import threading
 import zlib
 from collections import Counter, OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,16 @@ from storage.changes import Changes
 from storage.labels import Labels, labels_of
 from storage.queue import queued_runs
 from storage.run_list import bests, latest, sparkline
-from storage.runs import Run, change_counts, list_runs
+from storage.runs import Run, change_counts, configs_before, list_runs, live_and_all
 from storage.sweeps import sweep_names
 from ui import run_words
 from ui.services import Services
 
 SPARK, TRAIN_REWARD = "reward/heldout_greedy", "reward/mean"
+FIRST = 500  # runs that a list begins with, and by how many an answer goes further back at most
 _REMEMBERED_ANSWERS = 64
+_MOST_ASKED = 500  # older runs that are kept up to date because somebody has selected them
+_LOOKED_BACK = 50  # runs among which one on the same task is looked for
 
 
 @dataclass(frozen=True)
@@ -34,96 +38,141 @@ class _Shown:
     print: int
 
 
+@dataclass(frozen=True)
+class View:
+    """The runs that one page sees: the newest so many, those that work or wait, and those it has selected."""
+
+    newest: int
+    prints: dict[int, int]  # checksum of each run's summary, newest run first
+    token: str
+    older: int  # runs that there are beside these
+
+
 class RunSummaries:
-    """What the run list shows of each run, computed again only when something of the run has changed."""
+    """What the run list shows of each run, computed again only when something of the run has changed.
+
+    And only of runs that somebody looks at: a page begins with the newest and asks for older ones as it goes on.
+    """
 
     def __init__(self, services: Services):
         self._db = services.db
         self._lock = threading.Lock()
         self._changes = Changes(services.db)
         self._mark = ""  # of the database at the last look
-        self._runs: dict[int, Run] = {}
+        self._reach, self._asked = 0, set[int]()  # the newest so many, and others, that were looked at
+        self._newest: list[int] = []
+        self._working: list[int] = []
+        self._count = 0  # of all runs
         self._known: dict[int, _Shown] = {}
-        self._prints: dict[int, int] = {}
-        self._token = ""
+        self._views: dict[tuple[int, frozenset[int]], View] = {}
         self._sent: OrderedDict[str, dict[int, int]] = OrderedDict()
 
-    def all(self) -> dict[int, dict[str, Any]]:
-        """Every run's summary by id, newest run first."""
+    def alert_totals(self, ids: Collection[int]) -> dict[int, int]:
+        """How many alerts each of these runs has, as of the last look."""
         with self._lock:
-            self._look()
-            return {run_id: shown.item for run_id, shown in self._known.items()}
+            return {id: self._known[id].item["alerts"] for id in ids if id in self._known}
 
-    def alert_totals(self) -> dict[int, int]:
-        """How many alerts each run has, as of the last look."""
-        with self._lock:
-            return {run_id: shown.item["alerts"] for run_id, shown in self._known.items()}
+    def since(
+        self, token: str, newest: int = FIRST, selected: Collection[int] = ()
+    ) -> tuple[dict[int, dict[str, Any]], list[int], View, bool]:
+        """Against an earlier answer: changed summaries, ids that are gone, the view, whether this is everything.
 
-    def since(self, token: str) -> tuple[dict[int, dict[str, Any]], list[int], str, bool]:
-        """Against an earlier answer: changed summaries, ids that are gone, new token, whether this is everything."""
+        An answer goes at most FIRST runs further back than the page's own, so none is long; the page asks again.
+        """
         with self._lock:
-            self._look()
-            now, prints, fresh = self._known, self._prints, self._token
             before = self._sent.get(token)
-            self._sent[fresh] = prints
-            self._sent.move_to_end(fresh)
+            view = self._view(max(FIRST, min(newest, len(before or ()) + FIRST)), frozenset(selected))
+            self._sent[view.token] = view.prints
+            self._sent.move_to_end(view.token)
             while len(self._sent) > _REMEMBERED_ANSWERS:
                 self._sent.popitem(last=False)
-        if before is None:
-            return {run_id: shown.item for run_id, shown in now.items()}, [], fresh, True
-        if before is prints:
-            return {}, [], fresh, False
-        changed = {run_id: shown.item for run_id, shown in now.items() if before.get(run_id) != shown.print}
-        return changed, [run_id for run_id in before if run_id not in now], fresh, False
+            if before is view.prints:
+                return {}, [], view, False
+            changed = {id: self._known[id].item for id, at in view.prints.items()
+                       if before is None or before.get(id) != at}
+        return changed, [id for id in before or () if id not in view.prints], view, before is None
 
-    def _look(self) -> None:
-        """Brings what is known up to date; costs next to nothing while nobody has written anything."""
+    def _view(self, newest: int, selected: frozenset[int]) -> View:
+        self._look(newest, selected)
+        key = newest, selected
+        if key not in self._views:
+            wanted = {*self._newest[:newest], *self._working, *selected}
+            prints = {id: shown.print for id, shown in self._known.items() if id in wanted}
+            token = f"{zlib.crc32(repr(list(prints.items())).encode()):08x}"
+            if len(self._views) >= _REMEMBERED_ANSWERS:
+                self._views.clear()
+            self._views[key] = View(min(newest, len(self._newest)), prints, token, self._count - len(prints))
+        return self._views[key]
+
+    def _look(self, newest: int, selected: Collection[int]) -> None:
+        """Brings what is known up to date; costs next to nothing while nobody has written or asked for more."""
         mark = self._changes.mark()
-        if mark == self._mark:
+        if mark == self._mark and newest <= self._reach and self._asked.issuperset(selected):
             return
-        counts = change_counts(self._db)
-        places = {id: place for place, id in enumerate(queued_runs(self._db), 1)}
+        self._reach = max(self._reach, newest)
+        self._asked = {*selected} if len(self._asked) > _MOST_ASKED else self._asked.union(selected)
+        queue = queued_runs(self._db)
+        live, self._count = live_and_all(self._db)
+        self._working = [*live, *queue[:FIRST]]
+        counts = change_counts(self._db, self._reach, {*self._working, *self._asked})
+        self._newest = list(counts)[: self._reach]
+        places = {id: place for place, id in enumerate(queue, 1)}
         now = {id: (count, places.get(id)) for id, count in counts.items()}
         stale = [id for id, at in now.items() if id not in self._known or self._known[id].at != at]
-        self._runs = {id: run for id, run in self._runs.items() if id in now}
         known = self._known | (self._refreshed(stale, now) if stale else {})
         self._known = {id: known[id] for id in now if id in known}
-        if stale or len(self._known) != len(self._prints):
-            self._prints = {id: shown.print for id, shown in self._known.items()}
-            self._token = f"{zlib.crc32(repr(sorted(self._prints.items())).encode()):08x}"
+        self._views.clear()
         self._mark = mark
 
     def _refreshed(self, stale: list[int], counted: dict[int, tuple[int, int | None]]) -> dict[int, _Shown]:
         """The runs of `stale` that are still there."""
         runs = {run.id: run for run in list_runs(self._db, ids=stale)}
-        self._runs |= runs
         now, best = latest(self._db, stale, (SPARK, TRAIN_REWARD)), bests(self._db, stale, SPARK)
         alerts, labels = alert_counts(self._db, stale), labels_of(self._db, stale)
         sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
         curves = {id: (now[id].get(SPARK), best.get(id), run.epoch) for id, run in runs.items()}
         grown = [id for id in runs if id not in self._known or self._known[id].curve != curves[id]]
         sparks = sparkline(self._db, grown, SPARK, points=40) if grown else {}
+        against = self._against(runs.values())
         found = {}
         for id, run in runs.items():
             spark = [short(value, 3) for _, value in sparks[id]] if id in sparks else self._known[id].item["spark"]
             item = summary(
-                run, now[id], spark, best.get(id), _before(run, self._runs), alerts[id], labels.get(id, Labels()),
+                run, now[id], spark, best.get(id), against.get(id), alerts[id], labels.get(id, Labels()),
             ) | {"sweep_name": sweeps.get(run.sweep_id, "")}
             print_ = zlib.crc32(json.dumps(item, sort_keys=True).encode())
             found[id] = _Shown(counted[id], curves[id], item, print_)
         return found
 
+    def _against(self, runs: Collection[Run]) -> dict[int, tuple[int, TrainConfig] | None]:
+        """What each is told apart from: its parent, else the newest on the same task among those just before it."""
+        wanted = {run.parent_id for run in runs if run.parent_id is not None}
+        parents = {run.id: run_words.config_of(run) for run in list_runs(self._db, ids=wanted)} if wanted else {}
+        orphans = [run for run in runs if run.parent_id not in parents]
+        # all of a list at once: whom one of them follows mostly is another of them
+        rows = configs_before(self._db, max(run.id for run in orphans) + 1, len(orphans) + 1) if orphans else []
+        place = {id: number for number, (id, _) in enumerate(rows)}
+        found = {run.id: self._just_before(run, rows[place.get(run.id, len(rows)) + 1 :]) for run in orphans}
+        for run in runs:
+            if (config := parents.get(run.parent_id)) is not None:
+                found[run.id] = run.parent_id, config
+        return found
 
-def _before(run: Run, runs: dict[int, Run]) -> Run | None:
-    """The run that this one is told apart from: its parent, else the newest earlier one on the same task."""
-    if run.parent_id in runs:
-        return runs[run.parent_id]
-    mine = run_words.config_of(run)
-    for other in sorted((i for i in runs if i < run.id), reverse=True):
-        theirs = run_words.config_of(runs[other])
-        if mine and theirs and theirs.task == mine.task:
-            return runs[other]
-    return None
+    def _just_before(self, run: Run, known: Sequence[tuple[int, str]]) -> tuple[int, TrainConfig] | None:
+        """Args: known: (id, config) of runs just before it, the newest first, as far as they have been read."""
+        mine = run_words.config_of(run)
+        if mine is None:
+            return None
+        found = _on_task(mine.task, known[:_LOOKED_BACK])
+        if found is None and len(known) < _LOOKED_BACK:
+            found = _on_task(mine.task, configs_before(self._db, run.id, _LOOKED_BACK))
+        return found
+
+
+def _on_task(task: str, configs: Sequence[tuple[int, str]]) -> tuple[int, TrainConfig] | None:
+    """The first of (id, config) that is of a task."""
+    read = ((id, run_words.config_in(text)) for id, text in configs)
+    return next(((id, config) for id, config in read if config is not None and config.task == task), None)
 
 
 def summary(
@@ -131,7 +180,7 @@ def summary(
     now: dict[str, tuple[int, float | None]],
     spark: list[float | None],
     best: float | None,
-    before: Run | None,
+    before: tuple[int, TrainConfig] | None,
     alerts: Counter[str],
     labels: Labels,
 ) -> dict[str, Any]:
@@ -140,9 +189,8 @@ def summary(
     words, against = [], ""
     if config is not None:
         title, preset = run_words.preset_config(config)
-        other = run_words.config_of(before) if before is not None else None
-        words = [word for word in run_words.change_words(other or preset, config) if not word.startswith("start_from ")]
-        against = f"run {before.id}" if other is not None else title
+        other, against = (before[1], f"run {before[0]}") if before else (preset, title)
+        words = [word for word in run_words.change_words(other, config) if not word.startswith("start_from ")]
     return {
         "id": run.id, "name": run.name, "status": run.status, "word": run_words.status_word(run),
         "tone": run_words.tone(run), "phase": run.phase, "done": run.phase_done, "total": run.phase_total,

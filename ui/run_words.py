@@ -54,11 +54,12 @@ def eta_seconds(run: Run) -> float | None:
 
 def config_of(run: Run) -> TrainConfig | None:
     """The run's config, or None when the row holds one that this version cannot read."""
-    return _config_of(run.config_json)
+    return config_in(run.config_json)
 
 
 @lru_cache(maxsize=2048)  # a poll asks for the same few again and again
-def _config_of(text: str) -> TrainConfig | None:
+def config_in(text: str) -> TrainConfig | None:
+    """The config in a row's JSON, or None when this version cannot read it."""
     try:
         return TrainConfig.from_json(text)
     except ConfigError:

@@ -86,6 +86,8 @@ def data_rows(services: Services) -> Rows:
     rows.append(("Database", services.db.name))
     if services.db.path:
         rows.append(("Database size", size_words(_size(services.db.path))))
+    if services.db.warning:
+        rows.append(("Slower journal", services.db.warning))
     kept = f"runs are paused below {size_words(least_free(services.db))}"
     return [*rows, ("Disk", f"{size_words(usage.free)} free of {size_words(usage.total)}; {kept}")]
 

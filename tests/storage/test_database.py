@@ -15,7 +15,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from storage.alerts import Alert, alerts_of
-from storage.database import Database, StorageError, open_database, sqlite_module, sqlite_url, wal_is_safe
+from storage.database import Database, StorageError, open_database, sqlite_module, sqlite_url
+from storage.journal import wal_is_safe
 from storage.metrics import Point, flush, points_after
 from storage.runs import create_run, delete_run, list_runs
 from storage.search import is_index
@@ -45,25 +46,6 @@ def test_connections_are_set_up_for_several_processes(tmp_path):
     assert pragma(db, "synchronous") == (1 if wal_is_safe(sqlite_module.sqlite_version_info) else 2)
     assert pragma(db, "foreign_keys") == 1
     assert pragma(db, "busy_timeout") == 30_000
-
-
-@pytest.mark.parametrize(
-    "version, safe",
-    [
-        ((3, 40, 1), False),
-        ((3, 44, 5), False),
-        ((3, 44, 6), True),
-        ((3, 45, 0), False),
-        ((3, 50, 6), False),
-        ((3, 50, 7), True),
-        ((3, 51, 0), False),
-        ((3, 51, 2), False),
-        ((3, 51, 3), True),
-        ((3, 53, 4), True),
-    ],
-)
-def test_which_sqlite_may_use_wal(version, safe):
-    assert wal_is_safe(version) is safe
 
 
 def test_a_relative_url_means_the_same_file_from_anywhere(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from storage.runs import (
     run_events,
     transition,
 )
-from tests.statements import statements_to
+from tests.statements import selects, statements_to
 
 
 def claim_next(db, who=""):
@@ -208,7 +208,7 @@ def test_the_list_is_one_query_and_newest_first(db, new_run):
     claim_next(db)
     with statements_to(db) as statements:
         runs = list_runs(db)
-    assert len([s for s in statements if s.startswith("SELECT")]) == 1
+    assert len(selects(statements)) == 1
     assert [run.id for run in runs] == ids[::-1]
     assert [run.queue_position for run in runs] == [4, 3, 2, 1, None]
     assert [run.id for run in list_runs(db)[:2]] == ids[:2:-1]

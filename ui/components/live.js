@@ -11,6 +11,7 @@ const FAST_MS = 1000;
 const IDLE_MS = 5000;
 const MOST_SELECTED = 24; // as the server answers for
 const LONG_RUN = 3000; // steps from which the server sends buckets
+const FIRST = 500; // runs that the list begins with, and by how many it goes further back
 const RAW_TAIL = 2500; // points of a run since its last buckets; beyond, it is asked for in buckets again
 
 class Live extends EventTarget {
@@ -24,6 +25,8 @@ class Live extends EventTarget {
     this.colours = new Map();
     this.defaults = {}; // of every knob; a run names those that are not
     this.token = "";
+    this.newest = FIRST; // how many runs are wanted here, the newest of all
+    this.older = 0; // runs that are not here
     this.queue = { paused: false, why: "", slots: 1 };
     this.loaded = false;
     this.connected = true;
@@ -62,6 +65,15 @@ class Live extends EventTarget {
   focus() { return this.chosen()[0] || null; }
   series(id, metric) { return this.points.get(id)?.[metric] || null; }
   alertsOf(id) { return this.alerts.get(id) || []; }
+  // Older runs come in pieces, poll by poll, until as many are here as were asked for.
+  reach(newest) {
+    if (newest <= this.newest || !this.older) return;
+    this.newest = newest;
+    this.poll();
+  }
+
+  further() { this.reach(this.newest + FIRST); }
+  everything() { this.reach(1e9); }
   busy() { return [...this.runs.values()].some((run) => BUSY.has(run.status)); }
 
   // A run keeps its colour; only runs that would share one on the same chart move on to the next free one.
@@ -118,7 +130,8 @@ class Live extends EventTarget {
   async fetch() {
     const wanted = this.selected.map((id) => `${id}:${this.cursors.get(id) ?? 0}:${this.alertsOf(id).length}`).join(",");
     const asked = [...this.selected];
-    const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}`);
+    const further = this.newest > FIRST ? `&newest=${this.newest}` : "";
+    const answer = await get(`/api/live?runs=${wanted}&seen=${encodeURIComponent(this.token)}${further}`);
     this.clock = answer.now - Date.now() / 1000;
     if (answer.same) return;
     this.token = answer.seen;
@@ -127,12 +140,13 @@ class Live extends EventTarget {
     this.takeAlerts(answer);
     const changed = this.takePoints(answer);
     if (changed.length) this.emit("points", changed);
-    if (answer.more) this.again = true;
+    if (answer.more || (answer.older && answer.newest < this.newest)) this.again = true;
   }
 
   // asked: what was selected when the answer was asked for; of a run that was started since it may not know yet
   takeRuns(answer, asked) {
-    const first = !this.loaded;
+    const first = !this.loaded, other = answer.older !== this.older;
+    this.older = answer.older;
     if (answer.all) this.runs.clear();
     for (const run of answer.runs) this.runs.set(run.id, run);
     for (const id of answer.gone) this.runs.delete(id);
@@ -140,7 +154,7 @@ class Live extends EventTarget {
     const known = this.selected.filter((id) => this.runs.has(id) || !asked.includes(id));
     if (!known.length && this.runs.size) known.push((this.list().find((run) => !run.archived) || this.list()[0]).id);
     const moved = known.join() !== this.selected.join();
-    if (answer.all || answer.runs.length || answer.gone.length || first) this.emit("runs");
+    if (answer.all || answer.runs.length || answer.gone.length || other || first) this.emit("runs");
     if (moved) this.select(known);
     else if (first) this.emit("selection");
   }

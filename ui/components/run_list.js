@@ -9,6 +9,7 @@ import { GROUPINGS, SORTS, differingKnobs, grouped, matches, sorted, terms } fro
 import { Row } from "/assets/run_row.js";
 
 const GOING = new Set(["queued", "launching", "running", "paused"]); // listed even when archived: nothing works unseen
+const ROOM = 500; // rows that are drawn at first, and how many more a click draws
 const NOT_WORTH_GROUPING = new Set(["seed"]);
 
 export function mount(element) {
@@ -26,6 +27,7 @@ class RunList {
     this.folded = new Set();
     this.seen = new Set(); // sweeps, which are folded at first
     this.cursor = null;
+    this.room = ROOM;
     this.read();
     this.count = el("h2", { class: "bgpo-eyebrow" });
     this.search = el("input", { type: "search", class: "bgpo-input", placeholder: "Filter: name, #tag, mc_samples=16", "aria-label": "Filter the runs", "aria-describedby": "run-filter-help",
@@ -36,6 +38,8 @@ class RunList {
       ...Object.entries(SORTS).map(([name, [label]]) => el("option", { value: name, text: label })));
     this.list = el("ul", { "aria-label": "Runs", on: { keydown: (event) => this.listKey(event) } });
     this.empty = el("p", { class: "empty bgpo-soft", hidden: true });
+    this.more = el("button", { type: "button", class: "bgpo-button small", on: { click: () => this.further() } });
+    this.end = el("li", { class: "more", data: { group: "more" } }, this.more);
     element.append(el("div", { class: "top" }, this.count, this.menu()),
       el("div", { class: "find", role: "search" }, this.search, el("span", { id: "run-filter-help", class: "bgpo-sr", text: "Words, #tag, knob=value, reward>0.9, status:failed; a minus in front excludes." })),
       el("div", { class: "order" }, this.group, this.sort), this.list, this.empty);
@@ -54,7 +58,7 @@ class RunList {
   }
 
   set(changes) {
-    Object.assign(this, changes);
+    Object.assign(this, changes, { room: ROOM });
     writeUrl({ find: this.query, group: this.by, sort: this.order === "newest" ? "" : this.order, archived: this.archived ? "1" : "" });
     this.draw();
   }
@@ -62,23 +66,49 @@ class RunList {
   // ---- drawing
 
   draw() {
+    if (this.query || this.by || this.archived || this.order !== "newest") live.everything(); // any of them is looked for among all
     const all = live.list(), names = Object.keys(live.defaults), knob = (run, name) => live.knob(run, name);
     const wanted = terms(this.query);
     const listed = all.filter((run) => run.archived === this.archived || GOING.has(run.status) || live.selected.includes(run.id));
     const runs = listed.filter((run) => matches(run, wanted, knob, names));
     const groups = grouped(sorted(runs, this.order), this.by, knob);
     for (const group of groups) if (group.sweep && !this.seen.has(group.key)) { this.seen.add(group.key); this.folded.add(group.key); }
-    this.shown = groups.flatMap((group) => (this.folded.has(group.key) ? [] : group.runs));
+    this.fill(groups);
     this.drawControls(all, names, knob);
-    const of = listed.length;
-    setText(this.count, `${runs.length === of ? "" : `${runs.length} of `}${of} ${this.archived ? "archived " : ""}${of === 1 ? "run" : "runs"}`);
-    const nodes = groups.flatMap((group) => [...(group.title ? [this.head(group)] : []), ...(this.folded.has(group.key) ? [] : group.runs.map((run) => this.row(run)))]);
+    this.drawCount(runs.length, listed.length);
+    const nodes = groups.filter((group) => group.title || group.drawn.length).flatMap((group) => [...(group.title ? [this.head(group)] : []), ...group.drawn.map((run) => this.row(run))]);
+    if (this.undrawn || live.older) nodes.push(this.end);
     const order = nodes.map((node) => node.dataset.run || node.dataset.group).join();
     if (order !== this.drawnOrder) { this.drawnOrder = order; const focus = document.activeElement; this.list.replaceChildren(...nodes); if (this.list.contains(focus)) focus.focus({ preventScroll: true }); }
     this.fit();
     for (const id of this.rows.keys()) if (!live.runs.has(id)) this.rows.delete(id);
     this.empty.hidden = runs.length > 0 || !live.loaded;
     setText(this.empty, this.query ? "No run matches this filter." : this.archived ? "Nothing is archived." : "All runs are archived.");
+  }
+
+  // What is drawn of each group: of a list of thousands, as many rows as there is room for.
+  fill(groups) {
+    let room = this.room;
+    for (const group of groups) {
+      group.drawn = this.folded.has(group.key) ? [] : group.runs.slice(0, room);
+      room -= group.drawn.length;
+    }
+    this.shown = groups.flatMap((group) => group.drawn);
+    this.undrawn = groups.reduce((sum, group) => sum + (this.folded.has(group.key) ? 0 : group.runs.length - group.drawn.length), 0);
+  }
+
+  drawCount(found, listed) {
+    const all = listed + live.older, whole = (count) => count.toLocaleString("en");
+    setText(this.count, `${found === all ? "" : `${whole(found)} of `}${whole(all)} ${this.archived ? "archived " : ""}${all === 1 ? "run" : "runs"}`);
+    const coming = live.older > 0 && live.newest > live.runs.size + live.older;
+    this.more.disabled = coming && !this.undrawn;
+    setText(this.more, this.more.disabled ? `Reading ${whole(live.older)} older runs…` : "Show more runs");
+  }
+
+  further() {
+    this.room += ROOM;
+    if (this.undrawn < ROOM) live.further();
+    this.draw();
   }
 
   // The list ends where the window does, whatever stands above it in the column.

@@ -44,6 +44,7 @@ class SweepPlots {
   runs() {
     const focus = live.focus();
     if (this.scope === "selected" && live.selected.length > 1) return live.chosen();
+    live.everything();
     return live.list().filter((run) => run.readable && !run.archived && (!focus || run.task === focus.task));
   }
 
