@@ -220,8 +220,9 @@ def _latest_row(connection: Connection, run_id: int, seen: _Known, written: dict
     id, step, value, low, high = seen
     newest = max(written)
     if step is None or step < min(written):
-        values = [v for v in (*written.values(), low, high) if v is not None]
-        low, high = min(values, default=None), max(values, default=None)
+        for new in written.values():
+            if new is not None:
+                low, high = new if low is None or new < low else low, new if high is None or new > high else high
     else:  # written again: it may have been the extreme itself
         parts = covering(connection, run_id, id, 0, max(newest, step) + 1, max(newest, step), len(WIDTHS) - 1)
         whole = merged(parts, lambda step: 0)[0]

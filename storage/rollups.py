@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    true,
 )
 
 from storage.database import Prepared, upsert_of
@@ -133,7 +134,7 @@ def _make(connection: Connection, run_id: int, metric_ids: list[int], level: int
     """Buckets `low` to `high` of a level, from the points or the level below."""
     ids = {f"metric{number}": id for number, id in enumerate(metric_ids)}
     first, last = low * _together(level), (high + 1) * _together(level) - 1
-    query = _made(connection.dialect.name, level, len(metric_ids))
+    query = _made(connection.dialect.name, level, len(metric_ids), single=low == high)
     query.execute(connection, of_run=run_id, first=first, last=last, **ids)
 
 
@@ -143,11 +144,14 @@ def _together(level: int) -> int:
 
 
 @lru_cache(256)
-def _made(dialect_name: str, level: int, metrics: int) -> Prepared:
+def _made(dialect_name: str, level: int, metrics: int, single: bool) -> Prepared:
     """Puts buckets of a level, in place of those that there are, for so many metrics, `metric0` and so on.
 
     Made of the points from step `first` to `last`, or of these buckets of the level below, by the database itself:
     nothing of them has to come here and go back.
+
+    Args:
+        single: whether it is one bucket of each metric, as mostly; the rows then come in the order of their groups.
     """
     source, at = (rollup, rollup.c.bucket) if level else (point, point.c.step)
     c, width = source.c, _together(level)
@@ -163,13 +167,13 @@ def _made(dialect_name: str, level: int, metrics: int) -> Prepared:
     named = [column.label(name) for column, name in zip(found, ("minimum", "maximum", "count"))]
     # the one that ends a bucket: the last that has a value, if any has
     end = func.coalesce(func.max(case((has, at))), func.max(at)).label("end")
-    groups = select(*key, end, *named).where(*wanted).group_by(*key, at // width).subquery()
+    groups = select(*key, end, *named).where(*wanted).group_by(*key, *([] if single else [at // width])).subquery()
     # the whole key from the groups: SQLite then looks a row up per group, and not a group per row
     same = [*(column == groups.c[column.name] for column in key), at == groups.c.end]
     rows = select(
         c.run_id, c.metric_id, literal(level, Integer), at // width, c.step, c.seconds, groups.c.minimum,
         groups.c.maximum, last, groups.c.count,
-    ).join_from(groups, source, and_(*same)).where(c.run_id == bindparam("of_run"))  # fmt: skip
+    ).join_from(groups, source, and_(*same)).where(true())  # without it SQLite reads ON CONFLICT as the join's
     return Prepared(upsert_of(dialect_name, rollup, KEY).from_select([*KEY, *_COLUMNS], rows, include_defaults=False))
 
 
