@@ -79,6 +79,14 @@ def test_a_poll_that_brought_nothing_is_not_read_again_until_something_is_writte
     assert after["points"][str(run.id)]["metrics"]["reward/mean"][0] == [6]
 
 
+def test_every_page_that_opens_before_the_first_run_is_told_that_there_is_none(client):
+    for _ in range(3):
+        told = client.get("/api/live?runs=&seen=").json()
+        assert told["all"] and told["runs"] == [] and told["seen"]
+    assert client.get(f"/api/live?runs=&seen={told['seen']}").json()["all"] is False
+    assert client.get(f"/api/live?runs=&seen={told['seen']}").json()["same"]
+
+
 def test_a_sparkline_follows_its_metric_and_a_run_that_was_written_anew(client, services, new_run):
     run = new_run()
     shown = lambda: client.get("/api/live").json()["runs"][0]["spark"]  # noqa: E731
