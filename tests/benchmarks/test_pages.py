@@ -36,6 +36,7 @@ def report():
     return run
 
 
+@pytest.mark.slow
 def test_bytes_of_a_tick_and_a_replay_are_measured(report):
     found = report("--bars", "5,20")
     assert [item["reason"] for item in found.values()] == ["", ""]
