@@ -62,7 +62,7 @@ FROM latest l WHERE l.run_id = ?1 AND l.metric_id = ?2
 """
 FOUND = """
 SELECT r.step, r.problem_index, r.completion_index, g.prompt, r.completion, g.expected, r.reward, r.advantage, r.tokens,
-       r.reason, r.parts, r.id
+       r.reason, r.parts, r.solved, r.id
 FROM rollout r JOIN rollout_group g ON g.id = r.id - r.completion_index WHERE r.id IN ({ids}) ORDER BY r.id DESC
 """
 BY_INDEX = FOUND.format(ids="SELECT rowid FROM rollout_text WHERE rollout_text MATCH ? AND rowid BETWEEN ? AND ?"
@@ -154,8 +154,8 @@ class BareSqlite:
             rows = self.all(BY_INDEX, f'"{text}"', *run_range(run_id))
         else:
             rows = self.all(BY_READING, f"%{text}%", *run_range(run_id))
-        found = [Rollout(*row[:10], json.loads(row[10]), "") for row in rows[:50]]
-        return found, rows[49][11] if len(rows) > 50 else None
+        found = [Rollout(*row[:10], json.loads(row[10]), "", bool(row[11])) for row in rows[:50]]
+        return found, rows[49][12] if len(rows) > 50 else None
 
     def runs(self) -> list[Run]:
         columns = ", ".join(f"run.{field.name}" for field in fields(Run) if field.name != "queue_position")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, bindparam, delete, func, select, update
 
@@ -20,13 +20,15 @@ from storage.tables import clean_text, finite, rollout, rollout_group
 _COMPLETION_BITS, _PROBLEM_BITS, _STEP_BITS, _RUN_BITS = 10, 12, 20, 21
 _DELETED_AT_ONCE = 2_000  # rows; a search index forgets slowly, and other writers wait meanwhile
 
-RIGHT = 1.0  # the reward of a completion that solves its problem
+_G = rollout_group.c
+# right is what the task calls solved: a reward may pay for more, or for the form of a wrong answer
 GROUP_KINDS = {
     "any": (),
-    "right": (rollout_group.c.worst >= RIGHT,),
-    "wrong": (rollout_group.c.best <= 0,),
-    "mixed": (rollout_group.c.worst < rollout_group.c.best,),
-    "disagree": (rollout_group.c.disagreeing > 0,),
+    "right": (_G.solved == _G.completions,),
+    "mixed": (_G.solved > 0, _G.solved < _G.completions),
+    "wrong": (_G.solved == 0,),
+    "flat": (_G.worst == _G.best,),
+    "disagree": (_G.disagreeing > 0,),
 }
 ORDERS = {
     "reward": (rollout.c.reward.desc().nullslast(), rollout.c.id),
@@ -50,6 +52,9 @@ class Rollout:
     reason: str
     parts: dict[str, float | None]
     trace: str  # JSON: how it was denoised; "" where a list leaves it out, see `trace_of`
+    # Whether the task calls it right. None: the writer kept no verdict, as earlier versions did, so what is stored is
+    # whether part `correct`, or without that part the reward, is 1.
+    solved: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,13 @@ class Group:
     worst: float | None
     mean: float | None
     best: float | None
+    solved: int  # completions whose answer is right
     disagreeing: int  # completions of which one part of the reward is paid and another is not
 
 
 @dataclass(frozen=True)
 class StepOfGroups:
-    """A step that has rollouts: how many groups, and how many of them carry no signal."""
+    """A step that has rollouts: how many groups, and in how many of them all completions are right, or none is."""
 
     step: int
     groups: int
@@ -168,12 +174,11 @@ def rollout_steps(db: Database, run_id: int, after_step: int = -1, limit: int = 
     def count(kind: str) -> ColumnElement[int]:
         return func.count().filter(*GROUP_KINDS[kind])
 
-    g = rollout_group.c
     first, last = rollout_id(run_id, _bounded(after_step + 1)), run_range(run_id)[1]
-    query = select(g.step, func.count(), count("right"), count("wrong"), func.avg(g.mean))
-    query = query.where(g.id.between(first, last))
+    query = select(_G.step, func.count(), count("right"), count("wrong"), func.avg(_G.mean))
+    query = query.where(_G.id.between(first, last))
     with db.read() as connection:
-        rows = connection.execute(query.group_by(g.step).order_by(g.step).limit(limit))
+        rows = connection.execute(query.group_by(_G.step).order_by(_G.step).limit(limit))
         return [StepOfGroups(*row) for row in rows]
 
 
@@ -208,6 +213,15 @@ def whole_rollouts(db: Database, run_id: int, after: int = -1, limit: int = 500)
     return [rollout_of(row, row.trace) for row in rows], rows[-1].id if rows else after
 
 
+def judge_again(db: Database, run_id: int) -> None:
+    """Gives rollouts that were written without a verdict the one that `Rollout.solved` says, in short transactions."""
+    found, after = whole_rollouts(db, run_id)
+    while found:
+        with db.write() as connection:
+            write_rollouts(connection, run_id, [replace(item, solved=None) for item in found])
+        found, after = whole_rollouts(db, run_id, after)
+
+
 def delete_rollouts(db: Database, run_id: int) -> None:
     """Deletes all of the run's rollouts, in short transactions."""
     low, high = run_range(run_id)
@@ -228,7 +242,7 @@ def select_rollouts(*more: Column) -> Select:
     """Rollouts with the prompt of their group, in the order of `Rollout`'s fields; without traces unless asked."""
     r, g = rollout.c, rollout_group.c
     columns = (r.step, r.problem_index, r.completion_index, g.prompt, r.completion, g.expected, r.reward, r.advantage,
-               r.tokens, r.reason, r.parts)  # fmt: skip
+               r.tokens, r.reason, r.parts, r.solved)  # fmt: skip
     # the group's own number, without the completion's bits
     same = g.id == r.id - r.completion_index
     return select(*columns, *more).join_from(rollout, rollout_group, same)
@@ -240,7 +254,7 @@ def _read(connection: Connection, query: Select) -> list[Rollout]:
 
 def rollout_of(row: Row, trace: str = "") -> Rollout:
     """A row of `select_rollouts`."""
-    return Rollout(*row[:10], json.loads(row[10]), trace)
+    return Rollout(*row[:10], json.loads(row[10]), trace, bool(row[11]))
 
 
 def _kind(kind: str) -> tuple:
@@ -262,7 +276,7 @@ def _group_row(run_id: int, id: int, item: Rollout) -> dict[str, object]:
     return {
         "id": id, "run_id": run_id, "step": int(item.step), "problem_index": int(item.problem_index),
         "prompt": prompt, "prompt_key": prompt_key(prompt), "expected": item.expected, "completions": 0,
-        "worst": None, "mean": None, "best": None, "disagreeing": 0,
+        "worst": None, "mean": None, "best": None, "solved": 0, "disagreeing": 0,
     }  # fmt: skip
 
 
@@ -275,6 +289,7 @@ def _row(run_id: int, item: Rollout) -> dict[str, object]:
         "completion_index": int(item.completion_index), "completion": item.completion, "reward": item.reward,
         "advantage": item.advantage, "tokens": int(item.tokens), "reason": item.reason,
         "parts": json.dumps(parts, allow_nan=False), "disagrees": int(len(paid) > 1), "trace": item.trace,
+        "solved": (parts.get("correct", item.reward) or 0) >= 1 if item.solved is None else item.solved,
     }  # fmt: skip
 
 
@@ -287,5 +302,6 @@ def _sum_up():
 
     return update(rollout_group).where(rollout_group.c.id == bindparam("group")).values(
         completions=over(func.count()), worst=over(func.min(r.reward)), mean=over(func.avg(r.reward)),
-        best=over(func.max(r.reward)), disagreeing=over(func.coalesce(func.sum(r.disagrees), 0)),
+        best=over(func.max(r.reward)), solved=over(func.count().filter(r.solved)),
+        disagreeing=over(func.coalesce(func.sum(r.disagrees), 0)),
     )  # fmt: skip

@@ -19,6 +19,7 @@ from sqlalchemy import Table, select
 from storage.database import Database, sqlite_module
 from storage.journal import network_drive
 from storage.metrics import Point, flush
+from storage.rollouts import judge_again
 from storage.tables import metadata, run, sweep
 
 _HIGHEST = 2**63 - 1
@@ -140,6 +141,9 @@ def salvage_rest(wreck: Wreck, db: Database, runs: dict[int, dict[str, Any]], ot
             rows = (row for row in wreck.rows(table) if row.get("run_id") in (None, *runs, *others))
             counts[table.name] = _insert(db, table, rows)
     _link(db, runs)
+    if "solved" not in wreck.columns("rollout"):  # a file of an earlier version
+        for run_id in (*runs, *others):
+            judge_again(db, run_id)
     names = wreck.metrics()
     counts["point"] = sum(_curves(wreck, db, run_id, names) for run_id in (*runs, *others))
     with db.write() as connection:  # writing points was a sign of life, and there was none

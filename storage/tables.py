@@ -43,6 +43,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     literal_column,
 )
 
@@ -290,6 +291,7 @@ rollout_group = Table(
     Column("worst", FiniteFloat),
     Column("mean", FiniteFloat),
     Column("best", FiniteFloat),
+    Column("solved", Integer, nullable=False, server_default="0"),  # completions whose answer is right
     Column("disagreeing", Integer, nullable=False),  # completions of which one part of the reward is paid, another not
     Index(None, "run_id", "prompt_key", "step"),
 )
@@ -310,6 +312,7 @@ rollout = Table(
     Column("parts", CleanText, nullable=False),  # JSON: {name: number or null}
     Column("disagrees", Integer, nullable=False),  # 1 or 0
     Column("trace", PackedText, nullable=False),
+    Column("solved", Boolean, nullable=False, server_default=false()),  # the task's verdict, whatever the reward pays
     Index(None, "run_id", "step", "reward"),
 )
 

@@ -123,6 +123,7 @@ def rollout_row(item: Rollout) -> dict[str, Any]:
         "step": item.step, "problem": item.problem_index, "index": item.completion_index, "prompt": item.prompt,
         "completion": item.completion, "expected": item.expected, "reward": item.reward, "advantage": item.advantage,
         "tokens": item.tokens, "reason": item.reason, "parts": item.parts,
+        "solved": item.solved,
     }
 
 

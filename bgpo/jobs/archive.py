@@ -23,6 +23,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import StatementError
+
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.models.folders import BASE_FOLDER
@@ -249,10 +251,10 @@ def _read_rows(archive: zipfile.ZipFile, name: str, kind: type, write: Callable[
                     batch = []
         if batch:
             write(batch)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StorageError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StorageError, StatementError) as error:
         if isinstance(error, ArchiveError):
             raise
-        what = type(error).__name__
+        what = type(getattr(error, "orig", None) or error).__name__
         raise ArchiveError(f"Row {count} of {name}, or one before it, cannot be read ({what}).") from error
     return count
 

@@ -27,8 +27,8 @@ KEPT = 0.7  # a reward below this share of its best has fallen: in healthy runs 
 SURE_FALL = 0.75  # standard errors beyond 2 sqrt(ln steps), which lie between best and worst by luck alone
 SURE_CHANGE = 2.0  # standard errors: enough where it only adds to a second sign
 SHRUNK = 0.5  # completions half as long as at the start: an answer learns to be brief by less than that
-HIGH_REWARD = 0.8  # from here on agreement within groups is success, not collapse
-SOLVED = 0.99  # from here on nothing is left to learn
+MOSTLY_RIGHT = 0.8  # share of right answers: from here on agreement within groups is success, not collapse
+ALL_RIGHT = 0.99  # from here on nothing is left to learn
 ESS_LOW = 0.5  # below half of the completions the importance weights, not the rewards, say what is learnt
 LOG_RATIO_LARGE = math.log(2)  # one update doubles or halves a probability; healthy runs stay below a tenth of it
 ONCE_LEARNT = 0.1  # a step with that much reward shows that the run knew something before it lost it
@@ -135,6 +135,11 @@ class History:
         values = self.last(name, width)
         return fmean(values) if values else None
 
+    def right(self, width: int = WINDOW) -> float | None:
+        """The share of right answers, whatever the reward pays; the mean reward of steps that have not logged it."""
+        solved = self.mean("reward/solved", width)
+        return self.mean("reward/mean", width) if solved is None else solved
+
     def middle(self, name: str) -> float | None:
         """The median of the window: a single odd step does not move it."""
         values = self.last(name)
@@ -222,7 +227,7 @@ def _policy_drift(h: History) -> str | None:
 def _no_signal(h: History) -> str | None:
     count = min(MEMORY, max(DEAD_STEPS, math.ceil(DEAD_GROUPS / h.config.prompts_per_step)))
     live, rewards = h.last("groups/live_fraction", count), h.last("reward/mean", count)
-    if not live or not rewards or any(live) or fmean(rewards) >= SOLVED:
+    if not live or not rewards or any(live) or h.right(count) >= ALL_RIGHT:
         return None
     reward = fmean(rewards)
     if reward > 0:
@@ -240,7 +245,7 @@ def _no_signal(h: History) -> str | None:
 def _same_answers(h: History) -> str | None:
     reward, distinct = h.mean("reward/mean"), h.mean("groups/distinct_fraction")
     G = h.config.group_size
-    if reward is None or distinct is None or G == 1 or reward >= HIGH_REWARD:
+    if reward is None or distinct is None or G == 1 or h.right() >= MOSTLY_RIGHT:
         return None
     if distinct > 1 / G + NEAR_ONE_ANSWER * (1 - 1 / G):
         return None
@@ -263,7 +268,7 @@ def _trainer_wrong(h: History) -> str | None:
 
 def _no_entropy(h: History) -> str | None:
     reward, entropy = h.mean("reward/mean"), h.mean("policy/entropy")
-    if reward is None or entropy is None or entropy >= ENTROPY_LOW or reward >= HIGH_REWARD:
+    if reward is None or entropy is None or entropy >= ENTROPY_LOW or h.right() >= MOSTLY_RIGHT:
         return None
     return (
         f"The policy's entropy fell to {entropy:.2g} nats at a mean reward of {reward:.2f}: it is sure of answers that "
@@ -319,8 +324,9 @@ RULES = (
 
 # every metric that a rule reads
 WATCHED = frozenset({
-    "reward/mean", "groups/live_fraction", "groups/distinct_fraction", "completion/tokens", "ratio/ess_after",
-    "log_ratio/p05_after", "log_ratio/p95_after", "bound/gap", "bound/gap_after", "policy/entropy", "grad/norm",
+    "reward/mean", "reward/solved", "groups/live_fraction", "groups/distinct_fraction", "completion/tokens",
+    "ratio/ess_after", "log_ratio/p05_after", "log_ratio/p95_after", "bound/gap", "bound/gap_after", "policy/entropy",
+    "grad/norm",
 })
 
 

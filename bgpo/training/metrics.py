@@ -60,6 +60,7 @@ METRICS: dict[str, Metric] = _table(
     Metric("finetune/validation_loss", "Validation loss", "nats/token", "The same on examples kept back, always under the same masks. Where it rises while the training loss falls, the model learns the examples by heart."),
     Metric("finetune/validation_loss_se", "Validation loss, standard error", "nats/token", "One standard error of the validation loss over its examples."),
     Metric("reward/mean", "Train reward", "", "Mean reward of this step's rollouts on training problems."),
+    Metric("reward/solved", "Right", "", "Share of this step's rollouts whose answer is right: what the task calls solved, whatever the reward pays for besides."),
     Metric("reward/pass_at_group", "Pass at G", "", "Share of groups in which at least one completion is right."),
     *(Metric(f"reward/part_{name}", f"Reward part: {label.lower()}", "", help) for name, (label, help) in PARTS.items()),
     Metric("reward/heldout_greedy", "Held-out, greedy", "", "Mean reward on held-out problems, decoded at temperature 0."),

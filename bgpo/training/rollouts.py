@@ -67,6 +67,7 @@ class KeptRollout:
     reason: str
     parts: dict[str, float]
     trace: str
+    solved: bool
 
 
 def rollout_settings(config: TrainConfig) -> SamplerSettings:
@@ -136,6 +137,7 @@ def kept_rollouts(model: Denoiser, rollouts: Rollouts, groups: int) -> list[Kept
             row // G, row % G, problem.prompt, rollouts.texts[row], problem.expected, verdict.total, advantage[row],
             tokens[row], verdict.reason, verdict.parts,
             trace_json(model, rollouts.completion_ids[row], rollouts.commit_step[row], rollouts.confidence[row]),
+            verdict.solved,
         ))
     return found
 
@@ -151,11 +153,12 @@ def _metrics(
     done: Denoised, texts: list[str], tokens: Tensor, reward: Tensor, advantage: Tensor, verdicts: list[Reward]
 ) -> dict[str, float]:
     P, G = reward.shape
-    solved = torch.tensor([verdict.solved for verdict in verdicts]).view(P, G)
+    solved = torch.tensor([float(verdict.solved) for verdict in verdicts]).view(P, G)
     groups = [texts[start : start + G] for start in range(0, P * G, G)]
     return {
         "reward/mean": reward.mean().item(),
-        "reward/pass_at_group": solved.any(1).float().mean().item(),
+        "reward/solved": solved.mean().item(),
+        "reward/pass_at_group": solved.amax(1).mean().item(),
         "groups/live_fraction": (advantage != 0).any(1).float().mean().item(),
         "groups/distinct_fraction": sum(len(set(group)) for group in groups) / (P * G),
         "completion/tokens": tokens.float().mean().item(),

@@ -36,7 +36,8 @@ def run(db, row):
     folder = Path(run.folder)
     points = [Point("reward/mean", step, step * 0.5, step / 5000 if step % 7 else None) for step in range(5000)]
     shown = Completion(5, "held_out", 0, "37+48", "075\u202e", "085", 0.0, "why", "[[1, 0, \"0\", 0.9]]")
-    rollouts = [Rollout(step, 0, index, "1+1", f"text {step} {index}", "2", 0.5, None, 3, "r", {"a": None}, "[[1]]")
+    rollouts = [Rollout(step, 0, index, "1+1", f"text {step} {index}", "2", 0.5, None, 3, "r", {"a": None}, "[[1]]",
+                        index == 1)
                 for step in range(30) for index in range(4)]  # fmt: skip
     flush(db, run.id, points, [shown], alerts=[Alert(3, "collapse", "serious", "It fell.", 2.0)], rollouts=rollouts)
     for step, reward in ((0, 0.1), (5, 0.9), (10, 0.4), (15, 0.5)):
@@ -72,6 +73,17 @@ def test_a_run_comes_back_whole_under_a_new_number(db, run, exported, runs_folde
     assert alerts_of(db, back.id) == alerts_of(db, run.id)
     assert [event for event in run_events(db, back.id) if event in run_events(db, run.id)] == run_events(db, run.id)
     assert Path(back.folder, "log.txt").read_text() == "It went well.\n"
+
+
+def test_an_archive_from_before_verdicts_were_kept(db, run, exported, runs_folder, tmp_path):
+    with zipfile.ZipFile(exported) as archive:
+        rows = [json.loads(line) for line in archive.read("rollouts.jsonl").splitlines()]
+    for row in rows:
+        del row["solved"]
+        row["parts"] = {"correct": float(row["completion_index"] == 2), "tags": 0.5}
+    old = changed(exported, tmp_path / "old.zip", rollouts_jsonl="".join(json.dumps(row) + "\n" for row in rows))
+    back = import_run(db, old, runs_folder)
+    assert [item.solved for item in whole_rollouts(db, back.id)[0]] == [False, False, True, False] * 30
 
 
 def test_the_best_and_the_last_checkpoint_go_with_it_and_no_pickle(db, run, exported, runs_folder):
@@ -165,6 +177,13 @@ BAD = {
     "a step too far": ({"rollouts_jsonl": json.dumps({
         "step": 2**40, "problem_index": 0, "completion_index": 0, "prompt": "", "completion": "", "expected": "",
         "reward": 1, "advantage": 0, "tokens": 1, "reason": "", "parts": {}, "trace": "[]"})}, "of rollouts"),
+    "a verdict that is none": ({"rollouts_jsonl": json.dumps({
+        "step": 2, "problem_index": 0, "completion_index": 0, "prompt": "", "completion": "", "expected": "",
+        "reward": 1, "advantage": 0, "tokens": 1, "reason": "", "parts": {}, "trace": "[]", "solved": "yes"})},
+        "of rollouts"),
+    "a text that is none": ({"completions_jsonl": json.dumps({
+        "step": 2, "kind": None, "index": 0, "prompt": "", "completion": "", "expected": "", "reward": "much",
+        "reason": "", "trace": "[]"})}, "of completions"),
     "fewer rows": ({"points_jsonl": ""}, "its manifest says"),
     "checkpoint elsewhere": ({"checkpoints_jsonl": json.dumps({
         "id": 1, "run_id": 1, "step": 1, "kind": "final", "folder": "../../..", "created_at": 0, "reward": None})},

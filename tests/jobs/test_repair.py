@@ -18,10 +18,10 @@ from bgpo.jobs import control, repair, runner
 from bgpo.jobs.reporter import Spool
 from bgpo.jobs.scheduler import Scheduler
 from storage.checkpoints import add_checkpoint, checkpoints_of, pin_checkpoint
-from storage.database import open_database, sqlite_url
+from storage.database import open_database, sqlite_module, sqlite_url
 from storage.metrics import Point, flush, points_after, series
 from storage.queue import queued_runs
-from storage.rollouts import Rollout, whole_rollouts
+from storage.rollouts import Rollout, groups_of, whole_rollouts
 from storage.runs import get_run, list_runs, run_events, transition
 from storage.salvage import is_sound
 from tests.waiting import PATIENCE, wait_until
@@ -182,8 +182,14 @@ def test_a_missing_file_is_noticed_before_an_empty_one_hides_it(lived, data, cap
 def test_a_copy_from_before_an_upgrade_is_taken_where_the_file_gives_nothing(lived, data):
     copy = lived.with_name("bgpo.db.schema-0007.20260101T000000Z.backup")
     shutil.copy(lived, copy)
+    with closing(sqlite_module.connect(copy)) as earlier:  # as it was before verdicts were kept
+        earlier.execute("ALTER TABLE rollout DROP COLUMN solved")
+        earlier.execute("ALTER TABLE rollout_group DROP COLUMN solved")
     lived.write_bytes(b"garbage")
     report = repair.repair(lived, data / "runs")
+    db = open_database(sqlite_url(lived))
+    assert len(groups_of(db, 1, kind="right")) == 39 and not groups_of(db, 1, kind="wrong")
+    db.close()
     assert report.backup == copy and report.rows["run"] == 3 and report.adopted == []
 
 

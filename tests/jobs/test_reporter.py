@@ -99,6 +99,7 @@ class Kept:
 
     problem_index, completion_index, prompt, completion, expected, tokens = 1, 3, "37+48", "075\ud800", "085", 3
     reward, advantage, reason, parts, trace = 0.5, math.nan, "why", {"format": 1.0, "correct": math.nan}, HeldOut.trace
+    solved = True
 
 
 def test_rollouts_become_rows_with_traces_and_pass_through_the_spool(db, run, start):
@@ -108,7 +109,7 @@ def test_rollouts_become_rows_with_traces_and_pass_through_the_spool(db, run, st
     (kept,), _ = whole_rollouts(db, run.id)
     assert kept == Rollout(
         7, 1, 3, "37+48", "075\N{REPLACEMENT CHARACTER}", "085", 0.5, None, 3, "why",
-        {"format": 1.0, "correct": None}, HeldOut.trace,
+        {"format": 1.0, "correct": None}, HeldOut.trace, True,
     )
     spool = Spool(Path(run.folder))
     spool.append([module._rollout(8, Kept())])

@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 from storage.completions import completions_of
 from storage.database import Database, open_database, sqlite_url
 from storage.metrics import points_after, series
-from storage.rollouts import rollout_id
+from storage.rollouts import group_of, groups_of, rollout_id
 from storage.rollups import WIDTHS
 from storage.runs import delete_run, get_run
 from storage.search import search_rollouts
@@ -30,10 +30,20 @@ ROLLOUT = dict(
     id=rollout_id(7, 3, 2, 1), run_id=7, step=3, problem_index=2, completion_index=1, completion="<b>085</b>",
     reward=0.5, advantage=-1, tokens=4, reason="late", parts='{"answer": 0.5}', disagrees=0, trace=b"",
 )
+# (reward, parts) of a group whose rewards pay for form, and whether each is right
+PAID = [
+    (4, '{"correct": 1.0, "tags": 0.5}', True), (2, '{"correct": 0.0, "tags": 0.5}', False),
+    (3, '{"correct": null}', False), (1, "{}", True), (0.5, "{}", False), (None, "{}", False),
+]  # fmt: skip
+PAID_ROWS = [
+    ROLLOUT | dict(id=rollout_id(7, 3, 3, index), problem_index=3, completion_index=index, completion=f"text {index}",
+                   reward=reward, parts=parts) for index, (reward, parts, _) in enumerate(PAID)
+]  # fmt: skip
 GROUP = dict(
     id=rollout_id(7, 3, 2), run_id=7, step=3, problem_index=2, prompt="37+48", prompt_key=1, expected="085",
     completions=1, worst=0.5, mean=0.5, best=0.5, disagreeing=0,
 )
+PAID_GROUP = GROUP | dict(id=rollout_id(7, 3, 3), problem_index=3, completions=6, worst=0.5, mean=2.1, best=4)
 # what each table of any version holds; those that a version does not have are left out
 ROWS = {
     "run": [RUN],
@@ -50,8 +60,8 @@ ROWS = {
     "run_tag": [dict(run_id=7, tag="kept")],
     "run_note": [dict(run_id=7, notes="mine", archived=False)],
     "saved_view": [dict(id=1, name="v", query="{}", created_at=1)],
-    "rollout_group": [GROUP],
-    "rollout": [ROLLOUT],
+    "rollout_group": [GROUP, PAID_GROUP],
+    "rollout": [ROLLOUT, *PAID_ROWS],
     "setting": [dict(name="a", value="b")],
     "sweep": [dict(id=1, name="s", plan_json="{}", created_at=1)],
     "lease": [dict(device="cpu@here:0", run_id=7, epoch=0, taken_at=1)],
@@ -126,6 +136,9 @@ def test_every_version_comes_here_with_all_its_rows(empty, revision, tmp_path):
         assert [item.completion for item in completions_of(db, 7)] == ["2"] * 3
         found, _ = search_rollouts(db, 7, "085")
         assert [item.parts for item in found] == ([{"answer": 0.5}] if "rollout" in before else [])
+        if "rollout" in before and revision < "0011":  # no verdict was kept yet
+            assert [item.solved for item in group_of(db, 7, 3, 3)] == [right for *_, right in PAID]
+            assert {item.problem_index: item.solved for item in groups_of(db, 7)} == {2: 0, 3: 2}
         with db.read() as connection:
             assert differences(connection) == []
         copies = list(tmp_path.glob("old.db.schema-*.backup"))

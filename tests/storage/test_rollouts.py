@@ -36,7 +36,8 @@ def made(step, problem, index, completion="085", reward=0.0, prompt=None, parts=
         "prompt": prompt or f"{problem}+{step}", "expected": "085", "advantage": 0.5, "tokens": 3,
         "reason": "wrong", "parts": {"correct": reward} if parts is None else parts, "trace": TRACE,
     }
-    return Rollout(step, problem, index, completion=completion, reward=reward, **values | more)
+    solved = {"solved": reward == 1.0} | more
+    return Rollout(step, problem, index, completion=completion, reward=reward, **values | solved)
 
 
 def group(step, problem, rewards, **more):
@@ -69,17 +70,21 @@ def test_a_step_is_read_by_reward_and_by_group(db, new_run):
 def test_groups_without_a_signal_are_told_apart(db, new_run):
     id = new_run().id
     both = [made(3, 3, 0, parts={"format": 1.0, "correct": 0.0}, reward=0.5), made(3, 3, 1, reward=0.5)]
+    form = [made(3, 4, index, parts={"tags": 1.0}, reward=2.0 - index, solved=False) for index in range(2)]
+    best = [made(3, 5, index, reward=0.5, parts={}, solved=True) for index in range(2)]  # a task's own idea of right
     flush(db, id, [], rollouts=[*group(3, 0, [1.0, 1.0]), *group(3, 1, [0.0, 0.0]), *group(3, 2, [0.0, 1.0]), *both])
+    flush(db, id, [], rollouts=[*form, *best])
 
     def kinds(kind):
         return [item.problem_index for item in groups_of(db, id, kind=kind)]
 
-    assert (kinds("right"), kinds("wrong"), kinds("mixed"), kinds("disagree")) == ([0], [1], [2], [3])
-    assert kinds("any") == [3, 2, 1, 0]
-    assert {r.problem_index for r in rollouts_of_step(db, id, 3, kind="wrong")} == {1}
-    assert groups_of(db, id, kind="mixed") == [Group(3, 2, "2+3", "085", 2, 0.0, 0.5, 1.0, 0)]
-    assert rollout_steps(db, id) == [StepOfGroups(3, 4, 1, 1, 0.5)]
-    with pytest.raises(ValueError, match="unknown kind of group 'odd'; available: any, right, wrong, mixed, disagree"):
+    assert (kinds("right"), kinds("wrong"), kinds("mixed"), kinds("disagree")) == ([5, 0], [4, 3, 1], [2], [3])
+    assert kinds("flat") == [5, 3, 1, 0]
+    assert kinds("any") == [5, 4, 3, 2, 1, 0]
+    assert {r.problem_index for r in rollouts_of_step(db, id, 3, kind="wrong")} == {1, 3, 4}
+    assert groups_of(db, id, kind="mixed") == [Group(3, 2, "2+3", "085", 2, 0.0, 0.5, 1.0, 1, 0)]
+    assert rollout_steps(db, id) == [StepOfGroups(3, 6, 2, 3, 4.0 / 6)]
+    with pytest.raises(ValueError, match="unknown kind of group 'odd'; available: any, right, mixed, wrong, flat"):
         groups_of(db, id, kind="odd")
 
 
@@ -109,7 +114,7 @@ def test_writing_again_replaces_and_a_group_may_come_in_two_batches(db, new_run)
     flush(db, id, [], rollouts=whole[:3])
     flush(db, id, [], rollouts=whole[3:])
     flush(db, id, [], rollouts=whole)
-    assert groups_of(db, id)[0] == Group(4, 2, "2+4", "085", 4, 0.0, 0.5, 1.0, 0)
+    assert groups_of(db, id)[0] == Group(4, 2, "2+4", "085", 4, 0.0, 0.5, 1.0, 2, 0)
     flush(db, id, [], rollouts=[made(4, 2, 1, completion="other text", reward=0.25)])
     assert groups_of(db, id)[0].best == 1.0
     assert found(db, id, "other text") == ["other text"]

@@ -35,8 +35,10 @@ ELSE_FINE = {"groups_distinct_fraction": 0.3, "policy_entropy": 0.3, "completion
 
 
 def observe(steps, config: TrainConfig = CONFIG) -> list[Alert]:
+    """Of rewards of 0 or 1, where the steps do not say how many answers are right."""
     watch = Health(config)
-    return [alert for step, values in steps for alert in watch.observe(step, values)]
+    whole = ((step, {"reward/solved": values.get("reward/mean", math.nan)} | values) for step, values in steps)
+    return [alert for step, values in whole for alert in watch.observe(step, values)]
 
 
 def named(alerts: list[Alert]) -> list[str]:
@@ -150,6 +152,17 @@ def test_completions_that_are_all_the_same(group_size, same, fine):
     assert observe(solved, config) == []
 
 
+@pytest.mark.parametrize(("name", "bad"), [
+    ("no_signal", {"groups/live_fraction": 0.0}), ("same_answers", {"groups/distinct_fraction": 0.08}),
+    ("no_entropy", {"policy/entropy": 0.001}),
+])
+def test_a_reward_that_pays_for_the_form_of_wrong_answers_is_no_success(name, bad):
+    def paid(right):
+        return observe((s, healthy(1) | bad | {"reward/mean": 1.6, "reward/solved": right}) for s in range(1, 40))
+
+    assert named(paid(0.1)) == [name] and paid(1.0) == []
+
+
 def test_a_bound_above_the_objective_is_said_at_once():
     (alert,) = observe(bad_from(50, bound_gap_after=-1e-3))
     assert (alert.name, alert.severity, alert.step) == ("trainer_wrong", "serious", 50)
@@ -224,7 +237,7 @@ def test_a_metric_that_is_missing_at_this_step_is_not_judged_by_older_steps():
 def test_state_stays_small():
     watch = Health(CONFIG)
     for step in range(1, 3000):
-        watch.observe(step, healthy(step % 100))
+        watch.observe(step, healthy(step % 100) | {"reward/solved": 0.5})
     series = watch._history._series
     assert set(series) == WATCHED
     assert all(len(one.recent) == health.MEMORY and len(one.first) == WINDOW for one in series.values())

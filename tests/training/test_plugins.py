@@ -107,7 +107,22 @@ def test_a_reward_in_parts_keeps_them(start, own):
     assert all(r.reward == sum(r.parts.values()) for r in listener.kept)
     file = own('def reward(*_):\n    return {"total": 2, "a": 0.5}\n', "total.py")
     total = start(Keeps(), folder="total", reward_file=file)
-    assert {(r.reward, str(r.parts)) for r in total.kept} == {(2.0, "{'a': 0.5}")}
+    assert {(r.reward, str(r.parts), r.solved) for r in total.kept} == {(2.0, "{'a': 0.5}", True)}
+    assert total.points["reward/solved", 1] == total.points["reward/pass_at_group", 1] == 1
+
+
+def test_what_is_paid_for_form_is_not_taken_for_right(start, own):
+    class Keeps(Silent):
+        def rollouts(self, step, kept):
+            self.kept, self.step = kept, step
+
+    form = '    return {"correct": float("7" in completion), "form": 3.0}\n'
+    reward = own("def reward(prompt, expected, completion):\n" + form)
+    listener = start(Keeps(), reward_file=reward, keep_rollouts=64)
+    right = [r.solved for r in listener.kept]
+    assert right == ["7" in r.completion for r in listener.kept] and {*right} == {True, False}
+    assert listener.points["reward/solved", listener.step] == pytest.approx(sum(right) / len(right))
+    assert listener.points["reward/mean", listener.step] > 3
 
 
 def test_resumed_run_uses_the_copy_that_it_was_begun_with(start, own, tmp_path):

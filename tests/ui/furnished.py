@@ -88,7 +88,8 @@ def _rollouts(text: str) -> list[Rollout]:
     """Two steps of a mixed group and one that is all wrong, whose completions are long."""
     return [
         Rollout(step, problem, index, f"{text} problem {problem}", text + problem * 2000 * "long ", f"{text} expected",
-                float(problem == index == 0), 0.5 - index, 2, text, {text[:60]: 0.0, "correct": 1.0}, _trace(text))
+                float(problem == index == 0), 0.5 - index, 2, text,
+                {text[:60]: 0.0, "correct": float(problem == index == 0)}, _trace(text))
         for step in (1, 2) for problem in (0, 1) for index in (0, 1)
     ]  # fmt: skip
 

@@ -216,12 +216,13 @@ def test_samples_that_come_after_their_reward_are_shown(app, db, page):
 
 
 def kept_groups(db: Database, run: Run) -> None:
-    """Three steps of two groups each: one mixed, one all wrong; the prompt of the first is drawn at every step."""
+    """Three steps of two groups each: one mixed, one paid for its form alone; each prompt is drawn at every step."""
     trace = json.dumps([[1, 1, "b", 0.5], [2, 0, "a", 0.9]])
     for step in (1, 2, 3):
         kept = [
             Rollout(step, problem, index, f"{HOSTILE} problem {problem}", f"{HOSTILE} answer {step}.{problem}.{index}",
-                    "ab", float(problem == 0 and index == 0), 0.5 - index, 2, HOSTILE, {"correct": 0.0}, trace)
+                    "ab", float(problem or index == 0), 0.5 - index, 2, HOSTILE, {"tags": float(problem)},
+                    trace, problem == index == 0)
             for problem in (0, 1) for index in (0, 1)
         ]  # fmt: skip
         flush(db, run.id, [Point("reward/mean", step, step, 0.25)], rollouts=kept)
@@ -240,6 +241,9 @@ def test_rollouts_are_looked_through_by_step_kind_text_and_prompt(app, db, page)
     view.get_by_role("button", name="All wrong").click()
     expect(view.locator(".group")).to_have_count(1)
     expect(view.locator(".group .bgpo-chip").first).to_have_text("All wrong, no signal")
+    view.get_by_role("button", name="No signal").click()
+    expect(view.get_by_role("button", name="No signal")).to_have_attribute("aria-pressed", "true")
+    expect(view.locator(".group")).to_have_count(1)
     view.get_by_role("slider", name="Training step").press("ArrowLeft")
     expect(view.locator(".under .step")).to_have_text("Step 2")
     expect(page).to_have_url(re.compile(r"step=2"))

@@ -35,7 +35,7 @@ def test_the_last_step_by_reward_and_one_step_by_group(client, run):
     ]
     assert last["rows"][0] == {
         "step": 2, "problem": 1, "index": 1, "prompt": "1+1", "completion": f"{HOSTILE} 2.1.1", "expected": "085",
-        "reward": 1.0, "advantage": 0.1, "tokens": 3, "reason": "why", "parts": {"correct": 1.0},
+        "reward": 1.0, "advantage": 0.1, "tokens": 3, "reason": "why", "parts": {"correct": 1.0}, "solved": True,
     }
     first = client.get(f"/api/runs/{run.id}/rollouts?step=1&order=group&groups=wrong").json()
     assert [(row["problem"], row["index"]) for row in first["rows"]] == [(0, 0), (0, 1)]

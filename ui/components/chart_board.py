@@ -212,6 +212,7 @@ CHARTS: dict[str, Chart] = {
         "Learning signal", (
             Series("groups/live_fraction", "Live groups"),
             Series("groups/distinct_fraction", "Distinct completions", dash="dash"),
+            Series("reward/solved", "Right", dash="longdash", alone=True),
             Series("reward/pass_at_group", "Pass at G", dash="dot", alone=True),
             Series("groups/merged_fraction", "Merged", dash="dashdot", alone=True),
         ),

@@ -28,13 +28,10 @@ export class GroupCard {
   chip() {
     const rewards = this.rows.map((row) => row.reward ?? 0);
     const mean = rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length;
-    if (new Set(rewards).size === 1) {
-      const all = this.rows.every(solved);
-      return el("span", { class: `bgpo-chip ${all ? "good" : mean <= 0 ? "bad" : ""}`, title: "Every completion has the same reward, so every advantage is 0 and the group teaches nothing at this step.",
-        text: all ? "All right, no signal" : mean <= 0 ? "All wrong, no signal" : "All equal, no signal" });
-    }
-    const right = this.rows.filter(solved).length;
-    return el("span", { class: "bgpo-chip", text: `${right} of ${rewards.length} right, mean ${figure(mean)}` });
+    const right = this.rows.filter((row) => row.solved).length;
+    if (new Set(rewards).size > 1) return el("span", { class: "bgpo-chip", text: `${right} of ${rewards.length} right, mean ${figure(mean)}` });
+    const [tone, words] = right === rewards.length ? ["good", "All right"] : right ? ["", "All equal"] : ["bad", "All wrong"];
+    return el("span", { class: `bgpo-chip ${tone}`, text: `${words}, no signal`, title: "Every completion has the same reward, so every advantage is 0 and the group teaches nothing at this step." });
   }
 
   cell(row) {
@@ -109,10 +106,8 @@ function openHere(event, search) {
 
 // Right is what the task calls solved; a reward may pay for more, or pay 1 for the form of a wrong answer.
 export function verdictOf(row) {
-  return solved(row) ? "right" : row.reward > 0 ? "partly" : "wrong";
+  return row.solved ? "right" : row.reward > 0 ? "partly" : "wrong";
 }
-
-function solved(row) { return row.solved ?? (row.parts?.correct ?? row.reward) >= 1; }
 
 export function signed(value) {
   return value > 0 ? `+${figure(value)}` : value < 0 ? `−${figure(-value)}` : "0";

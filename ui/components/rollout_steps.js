@@ -1,4 +1,5 @@
-// A strip over all steps: per step one bar of its groups, those without a signal marked, and a slider to choose a step.
+// A strip over all steps: per step one bar of its groups by how many of their completions are right, and a slider to
+// choose a step.
 
 import { el, svg } from "/assets/dom.js";
 
@@ -14,7 +15,7 @@ export class StepStrip {
       on: { input: () => choose(this.steps[Number(this.range.value)].step) } });
     this.label = el("output", { class: "step" });
     this.legend = el("p", { class: "legend" },
-      ...[["right", "all right"], ["mixed", "mixed: these teach"], ["wrong", "all wrong"]].map(([kind, text]) => el("span", {}, el("i", { class: kind }), text)),
+      ...[["right", "all right"], ["mixed", "some right"], ["wrong", "all wrong"]].map(([kind, text]) => el("span", {}, el("i", { class: kind }), text)),
       el("span", { text: "bar: advantage; marks: when each token was fixed, the first ones dark" }));
     this.element = el("div", { class: "strip" }, el("div", { class: "scrub" }, this.plot, this.range), el("div", { class: "under" }, this.label, this.legend));
   }

@@ -9,10 +9,11 @@ import { foundList } from "/assets/rollout_search.js";
 import { StepStrip } from "/assets/rollout_steps.js";
 import { view } from "/assets/view.js";
 
-const KINDS = [["any", "All groups"], ["mixed", "Mixed"], ["right", "All right"], ["wrong", "All wrong"], ["disagree", "Parts disagree"]];
+const KINDS = [["any", "All groups"], ["mixed", "Mixed"], ["right", "All right"], ["wrong", "All wrong"], ["flat", "No signal"], ["disagree", "Parts disagree"]];
 const NOTHING = {
   any: "No group of this step was kept.", mixed: "No group of this step has both right and wrong completions.",
-  right: "No group of this step is all right.", wrong: "No group of this step is all wrong.",
+  right: "In no group of this step are all completions right.", wrong: "Every group of this step has a right completion.",
+  flat: "In every group of this step rewards differ, so each carries a signal.",
   disagree: "In no group of this step is one part of the reward paid and another not.",
 };
 const TYPING_MS = 250;
