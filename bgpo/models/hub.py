@@ -9,7 +9,8 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -56,8 +57,15 @@ def local_folder(model_path: str, report: Report = lambda done, total: None, end
             "GSAI-ML/LLaDA-8B-Instruct; check the spelling, or give the whole path."
         )
     repo, _, revision = model_path.partition("@")
-    try:
+    with _refusals_in_words(repo, revision), _interruptions_in_words(repo):
         return _download(repo, revision or None, report, endpoint)
+
+
+@contextmanager
+def _refusals_in_words(repo: str, revision: str) -> Iterator[None]:
+    """What the hub does not hand out, or cannot while it is not reached: asking again alone would not help."""
+    try:
+        yield
     except GatedRepoError:
         raise ModelError(
             f"{repo} is gated: accept its terms on its page on the hub, then start again with the environment variable "
@@ -77,6 +85,15 @@ def local_folder(model_path: str, report: Report = lambda done, total: None, end
             f"The hub cannot be reached, and {repo} has not been downloaded whole on this machine; go online and start "
             "again, or give a local folder in model_path."
         ) from None
+
+
+@contextmanager
+def _interruptions_in_words(repo: str) -> Iterator[None]:
+    """What has broken off a download that goes on where it stopped; refusals pass, though they are OSErrors, too."""
+    try:
+        yield
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError):
+        raise
     except (HFValidationError, HTTPError) as error:
         raise ModelError(
             f"Downloading {repo} failed ({' '.join(str(error).split())[:150]}); start again, it goes on where it "
