@@ -2,7 +2,7 @@
 
     base/reference.json               where published weights are, and what they looked like: a copy of them for each
                                       run would be 16 GB for 8 billion parameters
-    base/model.safetensors, ...       weights after a warm start, or those of another run's checkpoint
+    base/model.safetensors, ...       weights after a warm start, or those of another run's checkpoint, by hard links
 
 A reference is checked before it is used: an adapter on other weights than its own is a model that nobody has trained.
 """

@@ -19,7 +19,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -83,9 +84,7 @@ def save_checkpoint(
     Raises:
         OSError: when the disk is full or not writable; nothing is left under `folder` then.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _appears_whole(folder) as staging:
         if has_adapter(model.model):
             save_adapter(model.model, staging)
             model.tokenizer.save_pretrained(staging)
@@ -94,6 +93,38 @@ def save_checkpoint(
         if optimizer is not None:
             save_file(_optimizer_tensors(model, optimizer, masters), staging / OPTIMIZER_FILE)
         (staging / STATE_FILE).write_text(json.dumps(vars(state)))
+
+
+def share_checkpoint(source: Path, folder: Path, state: TrainingState) -> None:
+    """The model of the checkpoint `source` as one of its own under `folder`, with weights that are on the disk once.
+
+    They are hard links, so they stay when `source` is deleted, and copies where the disk has no links or `source` is on
+    another one. No file of a checkpoint is ever written to again. Raises OSError.
+    """
+    with _appears_whole(folder) as staging:
+        for path in filter(Path.is_file, source.iterdir()):
+            if path.suffix != ".safetensors":
+                shutil.copy2(path, staging)
+            elif path.name != OPTIMIZER_FILE:
+                _link_or_copy(path, staging / path.name)
+        (staging / STATE_FILE).write_text(json.dumps(vars(state)))
+        (staging / MANIFEST_FILE).unlink()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@contextmanager
+def _appears_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which then gets its manifest and the name `folder`; after an error nothing is left."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield staging
         hashes = {path.name: _sha256(path) for path in sorted(staging.iterdir())}
         (staging / MANIFEST_FILE).write_text(json.dumps(hashes, indent=1))
         for path in staging.iterdir():

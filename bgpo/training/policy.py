@@ -20,6 +20,7 @@ from bgpo.models.checkpoints import (
     load_model,
     put_adapter,
     save_checkpoint,
+    share_checkpoint,
 )
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.folders import BASE_FOLDER
@@ -49,6 +50,8 @@ def fresh_policy(config: TrainConfig, device: torch.device, report: Report = lam
         model = load_model(Path(config.start_from), device)
         if has_adapter(model.model):  # what it has learned becomes part of the weights
             merge_adapter(model.model)
+        else:
+            model.source = Path(config.start_from)
         if model.spec.family != config.model:
             raise ValueError(
                 f"start_from holds a model of the family {model.spec.family}, and model = {config.model}; set model to "
@@ -104,8 +107,11 @@ def trainable(model: Denoiser, config: TrainConfig, folder: Path) -> Denoiser:
         ValueError: when this machine lacks what the config asks for.
     """
     model.model.zero_grad(set_to_none=True)  # the last gradient of a warm start is no part of what comes
+    dtype = DTYPES[config.precision]
+    if config.start_from and any(parameter.dtype != dtype for parameter in model.model.parameters()):
+        model.source = None  # rounded, they are other weights than the checkpoint's
     for parameter in model.model.parameters():  # not the buffers: rounded rotary angles are another model
-        parameter.data = parameter.data.to(DTYPES[config.precision])
+        parameter.data = parameter.data.to(dtype)
     if config.adapter == "none":
         return _held(model, config)
     base = _keep_base(model, config, folder / BASE_FOLDER)
@@ -118,8 +124,12 @@ def trainable(model: Denoiser, config: TrainConfig, folder: Path) -> Denoiser:
 
 def _keep_base(model: Denoiser, config: TrainConfig, base: Path) -> str:
     """Keeps the frozen weights of an adapter; the path or hub id by which other tools find them."""
+    state = TrainingState("base", 0, 0.0, torch.get_num_threads())
     if model.source is None:
-        save_checkpoint(base, model, TrainingState("base", 0, 0.0, torch.get_num_threads()), optimizer=None)
+        save_checkpoint(base, model, state, optimizer=None)
+        return str(base)
+    if config.start_from:
+        share_checkpoint(model.source, base, state)
         return str(base)
     refer_to(model, config.model_path, base)
     return str(model.source.absolute()) if Path(config.model_path).expanduser().is_dir() else config.model_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from bgpo.config import TrainConfig
 from bgpo.models import bases
 from bgpo.models.bases import fingerprint
-from bgpo.models.checkpoints import CheckpointError, load_model
+from bgpo.models.checkpoints import CheckpointError, TrainingState, load_model, load_state, save_checkpoint
 from bgpo.models.export import main as export
 from bgpo.models.hub import local_folder
 from bgpo.models.loading import load
@@ -144,3 +145,48 @@ def test_a_base_from_the_hub_is_named_by_its_revision_and_downloaded_again(tmp_p
         hub.models.clear()
         with pytest.raises(CheckpointError, match=r"owner/tiny.* is not at .* any more"):
             load_model(folder)
+
+
+@pytest.fixture
+def warmed_up(tmp_path) -> Path:
+    """Another run's checkpoint of whole weights, with what its optimiser had."""
+    model = load(published.llada(tmp_path / "published"), "llada")
+    model.model.lm_head.weight.data += 0.125
+    optimizer = torch.optim.AdamW(model.model.parameters())
+    model.logits(model.hidden(IDS)).sum().backward()
+    optimizer.step()
+    folder = tmp_path / "other/checkpoints/step-000004"
+    save_checkpoint(folder, model, TrainingState("training", 4, 1.0, 1), optimizer)
+    return folder
+
+
+def start_from(folder: Path, **values) -> TrainConfig:
+    return TrainConfig.parse(CONFIG | {"start_from": str(folder), "train_steps": 1, "eval_every": 1} | values)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_weights_of_another_run_are_on_the_disk_once_and_outlive_it(tmp_path, warmed_up, monkeypatch, linked):
+    if not linked:  # another file system
+
+        def refuse(*_):
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "link", refuse)
+    config = start_from(warmed_up)
+    expected = logits(load_model(warmed_up))
+    run(config, tmp_path / "run", Recorder(), tmp_path)
+    base, (began, ended) = tmp_path / "run/base", sorted((tmp_path / "run/checkpoints").iterdir())
+    assert (base / "model.safetensors").samefile(warmed_up / "model.safetensors") == linked
+    assert not (base / "config.json").samefile(warmed_up / "config.json"), "a person may change it in one place"
+    assert not (base / "optimizer.safetensors").exists() and load_state(base).phase == "base"
+    shutil.rmtree(warmed_up.parents[1])
+    assert torch.equal(logits(load_model(began)), expected)
+    load_model(ended)
+    assert run(config.with_values(train_steps=2), tmp_path / "run", Recorder(), tmp_path).step == 2
+
+
+def test_weights_that_are_rounded_are_not_those_of_the_other_run(tmp_path, warmed_up):
+    run(start_from(warmed_up, precision="bf16"), tmp_path / "run", Recorder(), tmp_path)
+    weights = load_file(tmp_path / "run/base/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(warmed_up / "model.safetensors").values()} == {torch.float32}
