@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from bgpo.config import TrainConfig
 from bgpo.jobs.grading import InProcess, TaskDesk
 from bgpo.tasks.base import TaskError
 from bgpo.tasks.registry import TASKS
+from bgpo.tasks.sudoku import _made_rows
 from bgpo.training.plugins import keep_copies
 
 MODEL = {"model": "llada", "model_path": "a/b", "warmup_steps": 0, "completion_length": 64, "denoising_steps": 64}
@@ -98,6 +100,46 @@ def test_a_runs_own_reward_judges_and_a_built_in_task_is_judged_here(desk, tmp_p
     assert isinstance(plain, InProcess) and plain.asked("37+48") == "37+48"
     assert plain.verdict("085")["verdict"]["reward"] == 1
     assert len({example.prompt for page in (0, 1) for example in desk.examples(TrainConfig.parse({}), "", 6, page)}) > 6
+
+
+grids = functools.cache(_made_rows)
+# task -> the n-th of its rows as published; its question; a right and a wrong answer
+PUBLISHED = {
+    "math": lambda n: (
+        {"problem": f"Half of {n}?", "solution": f"So $\\boxed{{\\frac{{{n}}}{{2}}}}$."},
+        f"Half of {n}?", f"\\boxed{{{n / 2}}}", f"\\boxed{{{n + 1}}}",
+    ),
+    "countdown_numbers": lambda n: (
+        {"nums": [n + 1, 2, 1], "target": n + 4},
+        f"[{n + 1}, 2, 1] {n + 4}", f"<answer>\n(1 + 2) + {n + 1}\n</answer>", f"<answer>{n + 4}</answer>",
+    ),
+    "sudoku": lambda n: (
+        grids()[n], grids()[n]["Puzzle"],
+        f"<answer>\n{grids()[n]['Solution']}\n</answer>", f"<answer>{'1' * 16}</answer>",
+    ),
+    "mbpp": lambda n: (
+        {"task_id": n, "text": f"Write f{n}.", "code": f"def f{n}(x):\n    return x + {n}",
+         "test_list": [f"assert f{n}(1) == {n + 1}"]},
+        f"Write f{n}.", f"def f{n}(x):\n    return {n} + x\n[DONE]", f"def f{n}(x):\n    return {n}\n[DONE]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", [name if name == "math" else pytest.param(name, marks=pytest.mark.slow)
+                                  for name in PUBLISHED])
+def test_a_local_file_of_a_published_task_gives_problems_and_verdicts(desk, tmp_path, task):
+    rows = [PUBLISHED[task](n) for n in range(64)]
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row, *_ in rows))
+    config = TrainConfig.parse(MODEL | {"task": task, "data": str(file)})
+    answers = {question: (right, wrong) for _, question, right, wrong in rows}
+    grader = desk.grader(config, str(tmp_path))
+    for example in desk.examples(config, str(tmp_path), 3):
+        right, wrong = answers[example.question]
+        assert grader.asked(example.question) == grader.asked(example.prompt) == example.prompt
+        assert grader.verdict(right)["verdict"]["solved"]
+        judged = grader.verdict(wrong)["verdict"]
+        assert not judged["solved"] and judged["reason"] and judged["parts"]
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="without bubblewrap: apt-get install bubblewrap")
