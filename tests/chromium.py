@@ -17,9 +17,12 @@ FLAGS = (
 )
 
 
+_SYSTEMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
 def find_chromium() -> str | None:
-    """Path of a Chromium: the one in CHROMIUM, the system's, or the one that Playwright has downloaded."""
-    for name in (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome"):
+    """Path of a Chromium: the one in CHROMIUM, the system's (one without windows costs less), or Playwright's."""
+    for name in (os.environ.get("CHROMIUM"), *_SYSTEMS):
         if name and (path := shutil.which(name)):
             return path
     from playwright.sync_api import sync_playwright

@@ -89,7 +89,7 @@ def fill_lab(form: Any, values: dict[str, int]) -> None:
     expect(form.get_by_role("button", name="Denoise")).to_be_enabled(timeout=LOAD_MS)
     for label, value in values.items():
         form.get_by_label(label, exact=True).fill(str(value))
-    block = form.get_by_label("Block", exact=True)
+    block = form.locator("label").filter(has_text="Block").locator("select")  # whose label holds its options as well
     block.select_option(index=block.locator("option").count() - 1)
 
 

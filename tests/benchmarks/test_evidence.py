@@ -58,6 +58,7 @@ def test_compute_counts_rollouts_as_well(quick):
         assert points[-1]["step"] > 0 and all(point["tokens"] > point["step"] * rollouts for point in points[1:])
 
 
+@pytest.mark.slow
 def test_starting_again_measures_nothing_and_leaves_no_run_behind(quick):
     command = [sys.executable, "-m", "benchmarks.evidence", "--quick", "--output", str(quick)]
     before = (quick / "docs/evidence.md").read_text()

@@ -44,6 +44,7 @@ def test_bytes_of_a_tick_and_a_replay_are_measured(report):
     assert found["20"]["value"]["tokens"] == 512 and found["20"]["value"]["frames"] == 128
 
 
+@pytest.mark.slow
 def test_what_takes_long_says_so_and_an_unknown_bar_is_refused(report, capsys):
     assert report("--bars", "9,22")["9"] == {
         "target": BARS[9].target, "value": None, "holds": None, "took_s": 0.0,

@@ -92,6 +92,7 @@ def test_every_knob_survives_the_command_line(name: str):
         assert flag(name) in [word.split("=")[0] for word in shlex.split(command_line(config, URL))]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.fixed_dictionaries({}, optional={name: values_of(knob) for name, knob in KNOBS.items()}))
 def test_any_config_survives_the_command_line(values: dict):

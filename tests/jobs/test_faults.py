@@ -93,6 +93,7 @@ def test_a_crash_loop_ends_by_itself(db, scheduler, tiny, submit):
     nothing_left(db, run)
 
 
+@pytest.mark.slow
 @linux
 def test_a_hung_run_is_noted_and_ended_and_the_next_one_starts(db, scheduler, tiny, submit):
     tiny("import time; time.sleep(3600)")

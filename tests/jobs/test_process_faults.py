@@ -57,6 +57,7 @@ sys.exit(app.main(["--data-dir", sys.argv[1], "--port", "0"]))
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_app_and_no_run(db, data, submit):
     run = submit(seed=0, train_steps=1_000_000)
     # a terminal sends the signal to the whole group of processes that it has in front
@@ -99,7 +100,8 @@ def member(run, name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("victim, kind", [
-    ("agent", "exception"), pytest.param("rank", "exception", marks=pytest.mark.slow), ("all", ""),
+    ("agent", "exception"), pytest.param("rank", "exception", marks=pytest.mark.slow),
+    pytest.param("all", "", marks=pytest.mark.slow),
 ])
 def test_no_rank_outlives_its_run(db, scheduler, tiny, submit, victim, kind):
     tiny(TREE)
@@ -298,6 +300,7 @@ print(json.dumps({"code": code, "left": left, "status": failed.status, "kind": f
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_a_checkpoint_keeps_the_one_before_and_says_so(data):
     """All of it on one disk, as it usually is: weights, log, database and the run's last word."""
     found = on_a_small_disk(data, 24, CHECKPOINT)

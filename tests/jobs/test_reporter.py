@@ -129,6 +129,7 @@ def test_completions_and_checkpoints_become_rows(db, run, start):
     assert (saved.step, saved.kind, saved.folder, saved.reward) == (5, "evaluation", "/x/step-000005", 0.25)
 
 
+@pytest.mark.slow
 def test_a_busy_database_neither_slows_training_nor_loses_a_point(db, data, run, start, monkeypatch):
     monkeypatch.setattr(storage.database, "BUSY_TIMEOUT", 2)  # seconds; 30 would make this test long
     monkeypatch.setattr(module, "BATCH", 10_000)  # so that all of it waits for the lock once

@@ -56,8 +56,9 @@ def stuck(db, run):
     return wait_until(lambda: get_run(db, run.id).step == 4 and get_run(db, run.id), "it to be in its fifth step")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask, status, word", [
-    (control.stop, "stopped", "Stop"), pytest.param(control.pause, "paused", "Pause", marks=pytest.mark.slow),
+    (control.stop, "stopped", "Stop"), (control.pause, "paused", "Pause"),
 ])
 def test_a_deaf_run_is_ended_and_the_next_one_starts(db, impatient, tiny, submit, ask, status, word):
     tiny(DEAF)

@@ -184,6 +184,7 @@ def quick_flags(**values: object) -> list[str]:
     return words[3 : words.index("--database")]
 
 
+@pytest.mark.slow
 def test_the_command_alone_trains_stops_on_ctrl_c_and_goes_on(data):
     url = sqlite_url(data / "here" / "runs.db")
     process = subprocess.Popen(

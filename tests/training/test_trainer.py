@@ -145,7 +145,9 @@ def test_on_policy_gap_is_zero_and_after_the_update_never_negative(uninterrupted
             assert value >= -1e-12
 
 
-@pytest.mark.parametrize("stop_after", [3, 25, 31, 34, 45, 60, 90])
+@pytest.mark.parametrize(
+    "stop_after", [3, 34, 90, *(pytest.param(unit, marks=pytest.mark.slow) for unit in (25, 31, 45, 60))]
+)
 def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, stop_after):
     """Stopped in the warm start, in an evaluation, in a rollout, between likelihood passes."""
     home, whole = uninterrupted

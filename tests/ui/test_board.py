@@ -146,6 +146,7 @@ def test_a_page_is_whole_though_a_module_comes_after_the_runs(app, page, runs, l
     expect(chart(page, "reward")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_run_put_away_stays_away_though_an_answer_under_way_does_not_know(app, db, page, runs):
     run = finished_run(app, db, "away", seed=10)
     page.goto(f"{app.url}/?run={run.id}")
@@ -197,6 +198,7 @@ def test_an_address_holds_zoom_pin_smoothing_scale_and_what_is_hidden(app, page,
     wait_until(lambda: (f := figure(page, "spent")) and f["axis"].startswith("compute"), "the axis of compute")
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged_and_the_table_sorts(app, page, runs):
     page.goto(f"{app.url}/?run={','.join(str(run.id) for run in runs)}&mean=seeds")
     drawn(page, "reward")
@@ -223,6 +225,7 @@ def test_seeds_are_averaged_and_the_table_sorts(app, page, runs):
     expect(page.locator("#bgpo-sweep-plots .scatterlayer .point").first).to_be_attached()
 
 
+@pytest.mark.slow
 def test_chosen_charts_and_a_kept_view(app, page, runs):
     page.goto(f"{app.url}/?run={runs[0].id}")
     drawn(page, "reward")
@@ -244,6 +247,7 @@ def test_chosen_charts_and_a_kept_view(app, page, runs):
     expect(page.locator(".bgpo-run-header .one h2")).to_have_text(runs[0].name)
 
 
+@pytest.mark.slow
 def test_the_bound_is_judged_and_a_wrong_trainer_is_told_loudly(app, db, page, runs):
     page.goto(f"{app.url}/?run={runs[0].id}&part=bound")
     verdict = page.locator("#bgpo-bound-monitor li")
@@ -255,6 +259,7 @@ def test_the_bound_is_judged_and_a_wrong_trainer_is_told_loudly(app, db, page, r
     expect(verdict).to_have_attribute("data-tone", "bad")
 
 
+@pytest.mark.slow
 def test_memory_is_explored_and_measured_for_real(app, db, page, runs):
     small = finished_run(app, db, "small", seed=8, prompts_per_step=2, group_size=2, mc_samples=4, token_budget=64)
     page.goto(f"{app.url}/?run={small.id}&part=memory")

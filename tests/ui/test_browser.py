@@ -160,6 +160,7 @@ def test_two_checkpoints_answer_on_the_chat_page_and_the_vote_is_kept(app, db, p
     assert vote_counts(db, *ids) == Counts(a=1)  # it was B here, and is the first of the two asked for
 
 
+@pytest.mark.slow
 def test_a_run_survives_the_app_and_is_found_again(start_app, page, tmp_path):
     first = start_app()
     start_a_run(page, f"{first.url}/?{SHORT.replace('train_steps=32', 'train_steps=100000')}")
@@ -203,6 +204,7 @@ def failed_run(app: App, db: Database, text: str) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_samples_that_come_after_their_reward_are_shown(app, db, page):
     run = failed_run(app, db, "late")
     page.goto(f"{app.url}/?run={run.id}")
@@ -266,6 +268,7 @@ def test_rollouts_are_looked_through_by_step_kind_text_and_prompt(app, db, page)
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_opened_during_a_poll_stays_open(app, db, page):
     """The answer on its way was made before the run was."""
     failed_run(app, db, "old")
@@ -293,6 +296,7 @@ def sick_run(app: App, db: Database, name: str, alerts: list[Alert]) -> Run:
     return get_run(db, run.id)
 
 
+@pytest.mark.slow
 def test_alerts_are_shown_where_one_looks_and_come_live(app, db, page):
     first = Alert(3, "policy_drift", "warning", HOSTILE, time.time() - 9)
     run = sick_run(app, db, "sick", [first])
@@ -329,6 +333,7 @@ def test_alerts_are_shown_where_one_looks_and_come_live(app, db, page):
     expect(page.locator(f'.bgpo-run-list [data-run="{well.id}"] .badge')).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_charts_stand_in_sections_that_fold_and_only_with_data(app, db, page):
     run = sick_run(app, db, "sections", [])
     page.goto(f"{app.url}/?run={run.id}")

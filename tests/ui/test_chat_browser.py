@@ -118,6 +118,7 @@ def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, hold
     expect(rows).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_the_lab_offers_the_cpu_or_to_wait_as_well(card_app, llada, holder, page):
     page.goto(f"{card_app.url}/?tab=lab&checkpoint={llada[1]}")
     lab = page.locator(".bgpo-lab")

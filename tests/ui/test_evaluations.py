@@ -65,6 +65,7 @@ def test_rows_are_checkpoints_and_columns_are_tasks_by_length(services, client):
     assert table["rows"][1]["cells"][keys["stack_programs", 8]]["samples"] == 4
 
 
+@pytest.mark.slow
 def test_the_table_is_sorted_widened_and_filled_from_a_checkpoint(app, db, page):
     folder = app.data_dir / "runs"
     one, other = trained(db, folder, HOSTILE), trained(db, folder, "another line")

@@ -152,6 +152,7 @@ def test_the_other_parts_of_a_run(studio, part, shown):
     judge(studio, ".bgpo-run-header h2", *says.get(part, []))
 
 
+@pytest.mark.slow
 def test_comparing_and_what_a_failure_says(studio):
     page, runs = studio.page, [studio.full.full.id, studio.full.other.id]
     studio.open(runs)
@@ -167,6 +168,7 @@ def test_comparing_and_what_a_failure_says(studio):
     judge(studio, ".bgpo-run-header h2")
 
 
+@pytest.mark.slow
 def test_what_opens_over_a_view(studio):
     page = studio.page
     studio.open([studio.full.full.id])

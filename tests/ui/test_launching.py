@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from playwright.sync_api import expect
 
 from bgpo.presets import adder
@@ -19,6 +20,7 @@ def reward(problem, completion): return {{"correct": float(completion == problem
 '''
 
 
+@pytest.mark.slow
 def test_the_line_on_the_start_follows_the_queue(app, db, page):
     page.goto(f"{app.url}/?tab=new")
     line = page.locator(".lc-starts")
