@@ -116,6 +116,7 @@ def test_a_config_that_cannot_run_fails_with_its_sentence(db, scheduler, row):
     assert statuses(db, failed)[-3:] == ["launching", "running", "failed"]
 
 
+@pytest.mark.slow
 def test_two_schedulers_start_each_run_once(db, row):
     runs = [row("queued", BAD_CONFIG) for _ in range(6)]
     set_cpu_slots(db, 2)

@@ -350,9 +350,10 @@ def test_a_bomb_beside_honest_programs_costs_them_nothing(sandbox):
     tests = Tests(("assert f(2) == 7",), ("f",))
     programs = [BOMBS["loop"] if n == 3 else "def f(x): return x + 5" for n in range(8)]
     pairs = [(program, tests) for program in programs]
+    before = threading.active_count()
     verdicts = sandbox.judge_all(pairs, Limits(cpu_seconds=1, wall_seconds=30), workers=3)
     assert [v[0].passed for v in verdicts] == [n != 3 for n in range(8)]
-    assert threading.active_count() < 20
+    assert threading.active_count() <= before
 
 
 # ---- which sandbox there is ----------------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ def test_the_list_is_filtered_grouped_and_walked_by_keyboard(app, db, page, runs
     expect(page.locator(".bgpo-run-header .one h2")).to_have_text("rate 0.001 seed 0")
 
 
+@pytest.mark.slow
 def test_tags_notes_and_the_archive_are_kept(app, db, page, runs):
     run = finished_run(app, db, "to be put away", seed=9)
     page.goto(f"{app.url}/?run={run.id}")
@@ -132,7 +133,7 @@ def test_tags_notes_and_the_archive_are_kept(app, db, page, runs):
     expect(page.locator(f'.bgpo-run-list [data-run="{run.id}"]')).to_be_visible()
 
 
-@pytest.mark.parametrize("late", ["launcher", "chart_board"])
+@pytest.mark.parametrize("late", ["launcher", pytest.param("chart_board", marks=pytest.mark.slow)])
 def test_a_page_is_whole_though_a_module_comes_after_the_runs(app, page, runs, late):
     held = []
     page.route(f"**/assets/{late}.js", lambda route: held.append(route))

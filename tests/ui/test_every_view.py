@@ -141,9 +141,11 @@ def test_rollouts_with_one_open_and_one_found(studio):
 
 
 @pytest.mark.parametrize(("part", "shown"), (
-    ("memory", "#bgpo-memory-explorer .figure svg"), ("bound", "#bgpo-bound-monitor li"),
-    ("config", ".bgpo-run-config dd"), ("log", ".bgpo-log-tail pre"), ("checkpoints", ".bgpo-checkpoint-list td"),
-    ("evaluations", ".bgpo-evaluations td"),
+    ("config", ".bgpo-run-config dd"), ("evaluations", ".bgpo-evaluations td"),
+    *(pytest.param(*part, marks=pytest.mark.slow) for part in (
+        ("memory", "#bgpo-memory-explorer .figure svg"), ("bound", "#bgpo-bound-monitor li"),
+        ("log", ".bgpo-log-tail pre"), ("checkpoints", ".bgpo-checkpoint-list td"),
+    )),
 ))  # fmt: skip
 def test_the_other_parts_of_a_run(studio, part, shown):
     studio.open([studio.full.full.id], part=part)

@@ -63,6 +63,7 @@ def test_the_task_is_looked_at_and_a_config_file_fills_the_form(app, page, tmp_p
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 def test_two_keys_start_a_run_from_the_run_list(app, db, page):
     pause_queue(db, True)
     page.goto(app.url)
