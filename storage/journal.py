@@ -96,6 +96,15 @@ def begin_journal(connection: Any, journal: Journal) -> None:
     connection.execute(f"PRAGMA synchronous={'NORMAL' if journal.mode == 'WAL' else 'FULL'}")
 
 
+def read_alone(connection: Any, path: Path) -> None:
+    """Lets a new connection read the file without shared memory where nobody else's would be the same.
+
+    For a look at a file that is not to be changed, as `begin_journal` would.
+    """
+    if network_drive(path):
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+
+
 def _leave_wal(connection: Any) -> None:
     """Takes over what is left in a WAL, if the file has one, and goes on without.
 

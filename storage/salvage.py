@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Table, select
 
 from storage.database import Database, sqlite_module
-from storage.journal import network_drive
+from storage.journal import read_alone
 from storage.metrics import Point, flush
 from storage.rollouts import judge_again
 from storage.tables import metadata, run, sweep
@@ -35,8 +35,7 @@ def is_sound(path: Path, seconds: float | None = None) -> bool:
     deadline = time.monotonic() + (seconds or float("inf"))
     try:
         with closing(sqlite_module.connect(path)) as connection:
-            if network_drive(path):
-                connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # an old WAL is then read without shared memory
+            read_alone(connection, path)
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             return connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
     except sqlite_module.OperationalError as error:
@@ -50,6 +49,7 @@ class Wreck:
 
     def __init__(self, path: Path):
         self._connection = sqlite_module.connect(path)
+        read_alone(self._connection, path)
         self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
         self.holes = 0  # places at which rows are missing
 

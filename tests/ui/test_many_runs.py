@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from fastapi import FastAPI
+from playwright.sync_api import expect
 from starlette.testclient import TestClient
 
 from benchmarks.many_runs import METRICS, REWARD, SHOWN, copy_run
@@ -13,6 +16,7 @@ from storage.metrics import Point, flush
 from storage.rollups import WIDTHS
 from storage.runs import create_run, delete_run, get_run, transition
 from tests.statements import selects, statements_to, work
+from tests.ui.studio import apps
 from ui import api
 from ui.access import LOOPBACK, Access
 from ui.run_summaries import FIRST
@@ -126,3 +130,31 @@ def test_a_new_run_moves_the_oldest_out_of_the_page_and_a_deleted_one_brings_it_
     delete_run(services.db, new)
     answer = client.get(f"/api/live?seen={answer['seen']}").json()
     assert ([run["id"] for run in answer["runs"]], answer["gone"]) == ([RUNS - FIRST + 1], [new])
+
+
+@pytest.mark.slow
+def test_the_list_goes_further_back_and_finds_among_all(tmp_path, page):
+    with closing(open_database(sqlite_url(tmp_path / "bgpo.db"))) as db:
+        config = PRESETS["adder"].config().with_values(retries=0)
+        first = create_run(db, name="the very first", config_json=config.to_json(), train_steps=9,
+                           runs_folder=tmp_path / "runs", status="finished").id  # fmt: skip
+        flush(db, first, [Point(name, 0, 0.0, 0.5) for name in (SHOWN, REWARD)])
+        copy_run(db, first, 3 * FIRST)
+    with apps(tmp_path) as start:
+        page.goto(start().url)
+        side = page.locator(".bgpo-run-list")
+        rows, more = side.locator("li[data-run]"), side.get_by_role("button", name="Show more runs")
+        expect(rows).to_have_count(FIRST)
+        expect(side.locator("h2")).to_have_text("500 of 1,500 runs")
+        more.click()
+        expect(rows).to_have_count(2 * FIRST)
+        side.get_by_label("Filter the runs").fill("very")
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("the very first")
+        expect(side.locator("h2")).to_have_text("1 of 1,500 runs")
+        side.get_by_label("Filter the runs").fill("")
+        expect(rows).to_have_count(FIRST)  # as it began, although all of them are there now
+        more.click()
+        more.click()
+        expect(rows).to_have_count(3 * FIRST)
+        expect(more).to_have_count(0)

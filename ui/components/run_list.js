@@ -99,8 +99,8 @@ class RunList {
 
   drawCount(found, listed) {
     const all = listed + live.older, whole = (count) => count.toLocaleString("en");
-    setText(this.count, `${found === all ? "" : `${whole(found)} of `}${whole(all)} ${this.archived ? "archived " : ""}${all === 1 ? "run" : "runs"}`);
     const coming = live.older > 0 && live.newest > live.runs.size + live.older;
+    setText(this.count, `${found === all ? "" : `${whole(found)}${coming ? " so far" : ""} of `}${whole(all)} ${this.archived ? "archived " : ""}${all === 1 ? "run" : "runs"}`);
     this.more.disabled = coming && !this.undrawn;
     setText(this.more, this.more.disabled ? `Reading ${whole(live.older)} older runs…` : "Show more runs");
   }
