@@ -22,6 +22,7 @@ from ui.chat_examples import ExamplesBox
 from ui.chat_votes import VoteBar
 from ui.components.denoise_stage import denoise_stage, generation
 from ui.components.field_errors import field_errors, problems_at
+from ui.components.send_later import send_later
 from ui.config_form import UnjudgedSlider, edits
 from ui.conversation import Conversation, Question, Turn
 from ui.run_words import config_of
@@ -84,6 +85,7 @@ class ChatPage:
         with gr.Row(elem_id="chat-actions"):
             self.generate = gr.Button("Generate", variant="primary", elem_id="chat-generate", interactive=False)
             self.stop = gr.Button("Stop", variant="stop", elem_id="chat-stop", interactive=False)
+        send_later(body="chat-body", prompt="chat-prompt", button="chat-generate", elem_id="chat-later")
         with gr.Row(elem_id="chat-turns", visible=False) as self.turns:
             self.again = gr.Button("Answer again", size="sm", elem_id="chat-again")
             self.edit = gr.Button("Edit last", size="sm", elem_id="chat-edit")

@@ -28,6 +28,7 @@ from storage.search import LONGEST, search_rollouts
 from ui.answers import RefusedRequest, json_answer
 from ui.services import Services
 
+LONGEST_TEXT = 2**31  # characters, which no completion has
 MOST = 200  # groups or found completions in one answer
 LARGEST_STEP, LARGEST_INDEX = 2**20 - 1, 1023  # what a rollout's place may be at most
 
@@ -45,14 +46,17 @@ def add_steps(router: APIRouter, db: Database) -> None:
 
     @router.get("/runs/{run_id}/rollouts")
     def of_step(
-        request: Request, run_id: int, step: int | None = None, order: str = "reward", groups: str = "any"
+        request: Request, run_id: int, step: int | None = None, order: str = "reward", groups: str = "any",
+        chars: int = LONGEST_TEXT,
     ) -> Response:
+        """`chars`: how much of each completion and prompt is wanted; all of it unless less is asked for."""
         get_run(db, run_id)
         _chosen("order", order, ORDERS), _chosen("kind of group", groups, GROUP_KINDS)
         if step is None:
             step = last_rollout_step(db, run_id)
         found = [] if step is None else rollouts_of_step(db, run_id, _within(step, 2**31), order=order, kind=groups)
-        return json_answer(request, {"step": step, "rows": [rollout_row(item) for item in found]})
+        rows = [_cut(rollout_row(item), chars) for item in found]
+        return json_answer(request, {"step": step, "rows": rows})
 
     @router.get("/runs/{run_id}/rollouts/steps")
     def steps(request: Request, run_id: int, after_step: int = -1) -> Response:
@@ -125,6 +129,10 @@ def rollout_row(item: Rollout) -> dict[str, Any]:
         "tokens": item.tokens, "reason": item.reason, "parts": item.parts,
         "solved": item.solved,
     }
+
+
+def _cut(row: dict[str, Any], chars: int) -> dict[str, Any]:
+    return row | {name: row[name][:max(0, chars)] for name in ("prompt", "completion")}
 
 
 def order_of(trace: str) -> list[int]:

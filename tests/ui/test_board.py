@@ -200,6 +200,20 @@ def test_an_address_holds_zoom_pin_smoothing_scale_and_what_is_hidden(app, page,
 
 
 @pytest.mark.slow
+def test_charts_out_of_sight_follow_the_theme(app, page, runs):
+    page.goto(f"{app.url}/?run={runs[0].id}")
+    for name in ("reward", "grad_norm"):
+        drawn(page, name)
+    page.evaluate("scrollTo(0, 0)")
+    page.get_by_role("button", name="Switch to the dark theme").click()
+    colours = """() => [...document.querySelectorAll(".chart .js-plotly-plot")].filter((plot) => plot.offsetParent)
+        .map((plot) => [plot._fullLayout.yaxis.gridcolor,
+                        getComputedStyle(plot).getPropertyValue("--bgpo-line").trim()])"""
+    wait_until(lambda: len(found := page.evaluate(colours)) > 3 and all(is_ == should for is_, should in found),
+               "every chart in the colours of the dark theme")
+
+
+@pytest.mark.slow
 def test_seeds_are_averaged_and_the_table_sorts(app, page, runs):
     page.goto(f"{app.url}/?run={','.join(str(run.id) for run in runs)}&mean=seeds")
     drawn(page, "reward")

@@ -21,6 +21,7 @@ from storage.metrics import Progress, flush
 from storage.queue import lease_if_free
 from storage.runs import Run, create_run, get_run
 from tests.models import published
+from tests.ui.axe import barriers
 from tests.ui.card_app import CARD
 from tests.ui.studio import App, apps
 
@@ -91,10 +92,13 @@ def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, hold
     page.get_by_role("button", name="Wait for the GPU").click()
     expect(stage.locator(".ds-empty")).to_contain_text("Waiting. Run")
     expect(stage.locator(".ds-empty")).to_contain_text("step 20 of 60, about 7 min left.")
+    question = page.locator("#chat-examples .gallery-item").first.inner_text()
+    page.locator("#chat-prompt textarea").fill(question)
+    page.locator("#chat-prompt textarea").press("Enter")  # while the answer before is still under way
+    expect(page.locator("#chat-later")).to_contain_text("Waits for this answer to end")
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#chat-generate")).to_be_enabled()
-    page.get_by_role("button", name="Generate", exact=True).click()
-    page.get_by_role("button", name="Answer on the CPU").click()
+    page.get_by_role("button", name="Answer on the CPU").click()  # it was sent by itself, and finds no GPU
+    expect(page.locator("#chat-later .later")).to_have_text("")
     expect(stage.locator(".ds-verdict")).to_contain_text("Reward 0")
     expect(stage.locator(".ds-status")).to_contain_text("on the CPU")
 
@@ -116,6 +120,28 @@ def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, hold
     expect(stage.locator(".ds-row-prompt")).to_contain_text("How")
     page.get_by_role("button", name="New conversation").click()
     expect(rows).to_have_count(0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", (1280, 390))
+def test_no_answer_keeps_people_out(card_app, llada, page, width):
+    """Chat with two checkpoints that have answered, and the lab with two that have denoised."""
+    page.set_viewport_size({"width": width, "height": 900})
+    opened(page, card_app, llada[0])
+    page.get_by_label("Compared with (B)").click()
+    page.get_by_role("option").nth(2).click()
+    page.locator("#chat-examples .gallery-item").first.click()
+    page.locator("#chat-prompt textarea").press("Enter")
+    page.get_by_role("button", name="Answer on the CPU").click()
+    expect(page.locator("#chat-votes button").first).to_be_visible()
+    assert barriers(page) == []
+    page.goto(f"{card_app.url}/?tab=lab&checkpoint={llada[0]}")
+    lab = page.locator(".bgpo-lab")
+    lab.get_by_role("button", name="Compare with another").click()
+    lab.get_by_role("button", name="Denoise", exact=True).click()
+    lab.get_by_role("button", name="Denoise on the CPU").click()
+    expect(lab.locator(".ds-verdict").nth(1)).not_to_be_empty()
+    assert barriers(page) == []
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from playwright.sync_api import Page, expect
 from starlette.testclient import TestClient
 
 from storage.database import open_database, sqlite_url
+from tests.ui.axe import AXE, barriers
 from tests.ui.furnished import Furnished, furnish
 from tests.waiting import PATIENCE, wait_until
 from ui.access import Access
@@ -26,7 +26,6 @@ HOSTILE = (
     "<a href=https://evil.invalid>b</a><svg onload=window.ran=1>\" autofocus onfocus=\"window.ran=1\" "
     "x=\"\u202eesrever\u2066\x00"
 )
-AXE = (resources.files("axe_playwright_python") / "axe.min.js").read_text()
 # text that got out of its place: elements that only markup in it could have made
 ESCAPED = "img[src='x'], svg[onload], a[href^='javascript:'], a[href*='evil.invalid'], [onfocus], .bgpo-module script"
 
@@ -72,7 +71,6 @@ def studio(app, full, browser) -> Iterator[Studio]:
     page = watched(context.new_page(), ran)
     page.goto(f"{app.url}/?run={full.full.id}")
     expect(page.locator(".bgpo-run-header .one h2")).to_contain_text(SHOWN)
-    page.add_script_tag(content=AXE)
     yield Studio(page, full, ran)
     context.close()
 
@@ -83,22 +81,6 @@ def watched(page: Page, ran: list[str]) -> Page:
     page.add_init_script("Object.defineProperty(window, 'ran', { set() { window.textRan(new Error().stack); } })")
     page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
     return page
-
-
-def barriers(page: Page) -> list[str]:
-    """What axe calls serious or critical, in the light theme and then in the dark one, with where."""
-    found = []
-    for dark, only in ((False, None), (True, ["color-contrast"])):
-        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
-        options = {"resultTypes": ["violations"]} | ({"runOnly": only} if only else {})
-        violations = page.evaluate("async options => (await axe.run(document, options)).violations", options)
-        found += [
-            json.dumps(["dark" if dark else "light", item["id"], item["help"],
-                        [[node["target"], node["html"][:200]] for node in item["nodes"]][:4]])
-            for item in violations if item["impact"] in ("serious", "critical")
-        ]  # fmt: skip
-    page.evaluate("document.body.classList.remove('dark')")
-    return found
 
 
 def judge(studio: Studio, *shown: str) -> None:
@@ -123,8 +105,9 @@ def test_curves_with_samples_alerts_tags_and_notes(studio):
     page.get_by_role("button", name="Notes", exact=True).click()
     expect(page.get_by_label("Notes on this run")).to_have_value(re.compile(re.escape(SHOWN)))
     page.locator('[data-chart="reward"] .nsewdrag').first.hover()
-    judge(studio, ".bgpo-run-header h2", ".bgpo-run-header .alerts", ".bgpo-run-list", ".bgpo-queue-card",
-          ".bgpo-held-out .prompt", ".bgpo-held-out .verdict", ".bgpo-chart-board h4")
+    judge(studio, ".bgpo-peek .prompt", ".bgpo-peek .text", ".bgpo-run-header h2", ".bgpo-run-header .alerts",
+          ".bgpo-run-list", ".bgpo-queue-card", ".bgpo-held-out .prompt", ".bgpo-held-out .verdict",
+          ".bgpo-chart-board h4")
 
 
 def test_rollouts_with_one_open_and_one_found(studio):
@@ -247,19 +230,78 @@ def test_chat_and_system(studio):
     judge(studio)
 
 
+def test_a_step_that_the_mouse_rests_on_shows_its_rollouts_and_asks_once(studio):
+    page = studio.page
+    studio.open([studio.full.other.id])
+    area = page.locator('[data-chart="reward"] .nsewdrag').first
+    area.hover()
+    peek = page.locator(".bgpo-peek")
+    expect(peek).to_contain_text("Rollouts of step 2")
+    page.mouse.move(5, 5)
+    expect(peek).to_be_hidden()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/rollouts?" in request.url else None)
+    box = area.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 40)
+    page.mouse.move(box["x"] + 3, box["y"] + 40, steps=20)
+    expect(peek).to_contain_text("Rollouts of step 1")
+    page.mouse.move(box["x"] + box["width"] - 3, box["y"] + 40, steps=20)
+    expect(peek).to_contain_text("Rollouts of step 2")  # known by now
+    assert len(asked) <= 1
+    page.keyboard.press("r")
+    expect(peek).to_be_hidden()
+    page.keyboard.press("r")
+    expect(peek).to_be_visible()
+
+
 PARTS = ("curves", "rollouts", "bound", "memory", "config", "log", "checkpoints", "evaluations")
 
 
-def test_every_view_fits_a_phone(studio):
-    page = studio.page
-    page.set_viewport_size({"width": 390, "height": 844})
-    views = [([studio.full.full.id], "runs", part) for part in PARTS]
-    views += [([studio.full.full.id, studio.full.other.id], "runs", part) for part in ("curves", "compare")]
-    views += [([], area, "") for area in ("new", "chat", "lab", "system")]
-    for runs, area, part in views:
-        studio.open(runs, area, part)
+def views(full: Furnished) -> list[tuple[list[int], str, str]]:
+    """(runs, area, part) of everything there is."""
+    found = [([full.full.id], "runs", part) for part in PARTS]
+    found += [([full.full.id, full.other.id], "runs", part) for part in ("curves", "compare")]
+    found.append(([full.failed.id], "runs", "curves"))
+    return [*found, *(([], area, "") for area in ("new", "chat", "lab", "system"))]
+
+
+@pytest.fixture
+def phone(studio) -> Iterator[Studio]:
+    studio.page.set_viewport_size({"width": 390, "height": 844})
+    yield studio
+    studio.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_every_view_fits_a_phone(phone):
+    page = phone.page
+    for runs, area, part in views(phone.full):
+        phone.open(runs, area, part)
         wait_until(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390, f"{area} {part} to fit", 20)
-    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+@pytest.mark.slow
+def test_no_view_keeps_people_out_on_a_phone(phone):
+    found = []
+    for runs, area, part in views(phone.full):
+        phone.open(runs, area, part)
+        phone.page.wait_for_load_state("networkidle")
+        found += [f"{area} {part}: {barrier}" for barrier in barriers(phone.page)]
+    assert found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", (1280, 390))
+def test_no_page_keeps_people_out_before_the_first_run(start_app, page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(start_app().url)
+    expect(page.locator(".bgpo-launcher .choose").first).to_be_visible()
+    found = barriers(page)
+    for area in ("new", "chat", "lab", "system"):
+        page.evaluate("area => window.bgpo.openArea(area)", area)
+        expect(page.locator(f"#area-{area}")).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        found += [f"{area}: {barrier}" for barrier in barriers(page)]
+    assert found == []
 
 
 def test_the_login_page(routes, page):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Route
 
+from tests.ui.test_denoise_stage import events
 from ui import assets
 
 HOST = "http://studio.test"
@@ -174,3 +175,22 @@ def test_points_go_on_and_are_put_in_place_when_a_resumed_run_writes_them_again(
     again = {"step": [4, 3, 7], "value": [30, 25, 6], "low": [0, 0, 0]}  # low: not one of its columns
     series = call("series_maths", "addPoints", series, again)
     assert series == {"step": [0, 2, 3, 4, 5, 6, 7], "value": [1, 2, 25, 30, 4, 5, 6]}
+
+
+def test_a_file_is_a_trace_only_if_all_that_a_stage_reads_is_of_its_kind(call):
+    made = events()
+    made[1]["details"] = {"0": {"id": 3, "entropy": 0.5, "others": [["5", 0.1]]}}
+    assert call("trace_check", "isTrace", made)
+    assert call("trace_check", "isTrace", [*made[:-1], {"kind": "stopped"}])
+    start, step, end = made[0], made[1], made[-1]
+    wrong = [
+        None, {}, [], [None], [step], [start | {"length": 10**9}], [start | {"length": "8"}],
+        [start | {"prompt": {}}], [start | {"prompt_tokens": [1]}], [start | {"prompt_tokens": ["a"] * 30_000}],
+        [start | {"steps": 10**9}], [start, step | {"step": 4096}], [start, step, step],
+        [start, step | {"commits": [[99, "a", 0.5]]}], [start, step | {"commits": [[0, "a", "sure"]]}],
+        [start, step | {"commits": [[0, "a", 0.5]] * 70_000}], [start, step | {"ghosts": "many"}],
+        [start, step | {"seconds": "soon"}], [start, step | {"details": {"0": {"entropy": "x", "others": []}}}],
+        [start, step | {"details": {"0": {"entropy": 1, "others": 5}}}], [start, end | {"verdict": {"reward": "1"}}],
+        [start, end | {"verdict": {"reward": 1, "parts": [["a", None]]}}], [start, end | {"text": []}],
+    ]  # fmt: skip
+    assert [given for given in wrong if call("trace_check", "isTrace", given)] == []

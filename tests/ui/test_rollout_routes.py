@@ -41,6 +41,11 @@ def test_the_last_step_by_reward_and_one_step_by_group(client, run):
     assert [(row["problem"], row["index"]) for row in first["rows"]] == [(0, 0), (0, 1)]
 
 
+def test_texts_are_cut_where_less_is_asked_for(client, run):
+    rows = client.get(f"/api/runs/{run.id}/rollouts?step=1&chars=2").json()["rows"]
+    assert {(row["prompt"], row["completion"]) for row in rows} == {("0+", "<i"), ("1+", "<i")}
+
+
 def test_steps_groups_and_one_prompt(client, run):
     assert [step["step"] for step in client.get(f"/api/runs/{run.id}/rollouts/steps").json()] == [1, 2]
     wrong = client.get(f"/api/runs/{run.id}/rollouts/groups?groups=wrong").json()

@@ -15,6 +15,7 @@ import { chartMenu, DataTable } from "/assets/chart_menu.js";
 
 const DOUBLE_CLICK_MS = 500;
 const CLICK_PX = 4; // a press that moves less is a click, not a zoom
+const FLAT = { autorange: false, range: [-1.2, 1.2] }; // around a curve that is zero; Plotly's own has a number in the corner
 
 export class Chart {
   constructor(spec, leads) {
@@ -146,7 +147,7 @@ export class Chart {
     const type = log ? { type: "log", ...logTicks(curves) } : { type: "linear", tickmode: "auto" };
     if (zoomed) return { ...type, range: zoomed, autorange: false };
     if (log) return { ...type, autorange: true };
-    if (floor === null) return { ...type, autorange: true, rangemode: "normal" };
+    if (floor === null) return { ...type, ...(isZero(curves) ? FLAT : { autorange: true }), rangemode: "normal" };
     const largest = stacked ? null : Math.max(0, ...curves.map((curve) => Math.max(...(curve.data.high || curve.data.value).map((v) => v ?? 0).slice(-5000))));
     // a reward may pay more than 1
     if (ceiling !== null && largest <= ceiling) return { ...type, range: [floor - 0.02, ceiling + 0.03], autorange: false };
@@ -302,6 +303,8 @@ export class Chart {
     if (this.drawn) window.Plotly.purge(this.plot);
   }
 }
+
+function isZero(curves) { return curves.every(({ data }) => !(data.high || data.value).some(Boolean) && !(data.low || data.value).some(Boolean)); }
 
 // Ticks at 1, 2 and 5 of each power of ten that the curves reach, or at the powers alone where those are many.
 function logTicks(curves) {

@@ -10,6 +10,7 @@ import { marks } from "/assets/chart_marks.js";
 import { toggleLog } from "/assets/chart_menu.js";
 import { keys } from "/assets/keys.js";
 import { loadPlotly } from "/assets/plot.js";
+import { RolloutPeek } from "/assets/rollout_peek.js";
 import { Section, unknown } from "/assets/chart_section.js";
 
 export const boards = []; // every board of the page, the one that leads first
@@ -21,7 +22,9 @@ export async function mount(element, props) {
   element.replaceChildren();
   const board = new Board(element, props);
   boards.push(board);
-  if (props.leads) addKeys();
+  if (!props.leads) return;
+  addKeys();
+  new RolloutPeek(element.closest(".gradio-container") || document.body);
 }
 
 class Board {
@@ -60,6 +63,16 @@ class Board {
     const same = this.names === (this.names = runNames());
     if (event.type === "runs" && same) return; // points come by themselves
     for (const chart of this.charts) { chart.update(); chart.refresh(); }
+    if (event.type === "theme") this.recolour();
+  }
+
+  // Colours of another theme stand out at once on what one scrolls to, or prints: charts out of sight follow too, each in
+  // a task of its own. What is folded away or in another tab is drawn as it opens, before it is painted.
+  recolour() {
+    const next = this.charts.find((chart) => chart.stale && chart.drawn && chart.card.offsetParent && !chart.dragging);
+    if (!next) return;
+    next.draw();
+    setTimeout(() => this.recolour());
   }
 
   // Either all sections, or the chosen charts on the board that leads.

@@ -1,6 +1,7 @@
 // Traces as files: saved as JSON, as a player without a network, as a GIF; read back from JSON.
 
 import { download } from "/assets/dom.js";
+import { isTrace } from "/assets/trace_check.js";
 
 const MOST_BYTES = 4 * 2 ** 20;
 
@@ -21,12 +22,6 @@ export async function shownFile(file) {
     throw new Error(`${file.name} is not JSON; choose a trace that was exported here as JSON.`);
   }
   const events = value?.events;
-  const placed = (items) => Array.isArray(items) && items.every((item) => Array.isArray(item) && Number.isInteger(item[0]) && typeof item[1] === "string");
-  const texts = (items) => Array.isArray(items) && items.every((item) => typeof item === "string");
-  const whole = Array.isArray(events) && events[0]?.kind === "start" && Number.isInteger(events[0].length) && events[0].length > 0 && events[0].length <= 4096
-    && placed(events[0].locked ?? []) && texts(events[0].ends ?? []) && texts(events[0].prompt_tokens ?? [])
-    && events.every((event) => event && typeof event === "object" && (event.kind !== "step" || (Number.isInteger(event.step) && event.step > 0 && event.step <= 4096
-      && placed(event.commits) && placed(event.filled ?? []) && placed(event.ghosts ?? []))));
-  if (!whole) throw new Error(`${file.name} holds no trace; choose one that was exported here as JSON.`);
+  if (!isTrace(events)) throw new Error(`${file.name} holds no trace; choose one that was exported here as JSON.`);
   return events;
 }
