@@ -8,6 +8,8 @@ from ui import chat_page, lab_page, new_run_page, runs_page, system_page
 from ui.components.module import module
 from ui.services import Services
 
+QUEUE_LOOKS_EVERY = 0.02  # seconds; Gradio's own thousand looks a second take 5 % of a core while nothing happens
+
 
 def build(services: Services) -> gr.Blocks:
     with gr.Blocks(title="BGPO Studio", analytics_enabled=False, fill_width=True) as blocks:
@@ -20,4 +22,5 @@ def build(services: Services) -> gr.Blocks:
                 # the name is in the address (?tab=) and in the button's id, which `live.js` presses
                 with gr.Tab(label, id=name, elem_id=f"area-{name}"):
                     page.build(services)
+    blocks._queue.sleep_when_free = QUEUE_LOOKS_EVERY  # there is no public way
     return blocks
