@@ -230,12 +230,17 @@ def test_chat_and_system(studio):
     judge(studio)
 
 
+@pytest.mark.slow
 def test_a_step_that_the_mouse_rests_on_shows_its_rollouts_and_asks_once(studio):
     page = studio.page
     studio.open([studio.full.other.id])
+    # until its own curve is drawn, the mouse is on that of the run before
+    wait_until(lambda: page.evaluate("id => window.bgpo.live.points.has(id)", studio.full.other.id), "its points")
+    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     area = page.locator('[data-chart="reward"] .nsewdrag').first
     area.hover()
     peek = page.locator(".bgpo-peek")
+    expect(peek).to_be_visible()  # hidden, it still holds what it showed last
     expect(peek).to_contain_text("Rollouts of step 2")
     page.mouse.move(5, 5)
     expect(peek).to_be_hidden()
