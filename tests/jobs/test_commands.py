@@ -171,6 +171,7 @@ def test_the_help_says_what_the_exit_codes_mean():
         assert f" {name} " in text
 
 
+@pytest.mark.slow
 def test_here_a_run_computes_in_the_terminal_without_any_app(data, db):
     words = [f"{flag(name)}={value}" for name, value in json.loads(QUICK.with_values(
         train_steps=2, warmup_steps=20, eval_every=2).to_json()).items() if value not in ("", True, False)]

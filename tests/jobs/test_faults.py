@@ -80,6 +80,7 @@ def test_paused_and_killed_runs_are_equal_to_an_unbroken_one(db, scheduler, subm
 
 
 @linux
+@pytest.mark.slow
 def test_a_crash_loop_ends_by_itself(db, scheduler, tiny, submit):
     """The process ends with code 1 in the same step after every start."""
     tiny("import os; os._exit(1)")

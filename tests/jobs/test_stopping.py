@@ -112,6 +112,7 @@ def test_nobody_is_ended_in_the_middle_of_a_checkpoint(row):
     assert not writes_checkpoint(run)
 
 
+@pytest.mark.slow
 def test_resume_in_the_same_moment_goes_on_as_soon_as_the_last_process_is_gone(db, scheduler, tiny, submit):
     """Stop, Resume, Stop, Resume, each at once: no press is refused, no step is done by two processes."""
     tiny("")

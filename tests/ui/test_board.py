@@ -164,6 +164,7 @@ def test_a_run_put_away_stays_away_though_an_answer_under_way_does_not_know(app,
     expect(page.locator(".bgpo-run-header .one h2")).not_to_have_text("away")
 
 
+@pytest.mark.slow
 def test_an_address_holds_zoom_pin_smoothing_scale_and_what_is_hidden(app, page, runs):
     page.goto(f"{app.url}/?run={runs[0].id}")
     drawn(page, "grad_norm")

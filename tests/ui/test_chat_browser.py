@@ -82,6 +82,7 @@ def opened(page: Page, app: App, checkpoint: int) -> None:
     expect(page.locator("#chat-examples")).to_contain_text("How many are")  # of the run's own file
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_while_a_run_holds_the_card(card_app, llada, holder, page):
     opened(page, card_app, llada[0])
     page.locator("#chat-examples .gallery-item").first.click()

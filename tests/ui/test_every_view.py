@@ -48,6 +48,7 @@ class Studio:
     page: Page
     full: Furnished
     ran: list[str]
+    axe: bool
 
     def open(self, runs: list[int], area: str = "runs", part: str = "curves") -> None:
         """Goes there without a reload, as clicks do."""
@@ -63,15 +64,15 @@ class Studio:
         expect(self.page.locator(f"#area-{area}" if area != "runs" else f"#run-{part}")).to_be_visible()
 
 
-@pytest.fixture(scope="module")
-def studio(app, full, browser) -> Iterator[Studio]:
+@pytest.fixture(scope="module", params=["text", pytest.param("text and axe", marks=pytest.mark.slow)])
+def studio(request, app, full, browser) -> Iterator[Studio]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE * 1000)
     ran: list[str] = []
     page = watched(context.new_page(), ran)
     page.goto(f"{app.url}/?run={full.full.id}")
     expect(page.locator(".bgpo-run-header .one h2")).to_contain_text(SHOWN)
-    yield Studio(page, full, ran)
+    yield Studio(page, full, ran, "axe" in request.param)
     context.close()
 
 
@@ -84,13 +85,14 @@ def watched(page: Page, ran: list[str]) -> Page:
 
 
 def judge(studio: Studio, *shown: str) -> None:
-    """Nothing ran, nothing became markup, nothing keeps people out; the text stands in each of these places."""
+    """Nothing ran, nothing became markup, with axe nothing keeps people out; each of these places shows the text."""
     page = studio.page
     for place in shown:
         expect(page.locator(place).filter(has_text=SHOWN, visible=True).first).to_be_visible()
     assert studio.ran == []
     assert page.locator(ESCAPED).evaluate_all("nodes => nodes.map(node => node.outerHTML.slice(0, 200))") == []
-    assert barriers(page) == []
+    if studio.axe:
+        assert barriers(page) == []
 
 
 # ---- the views ----
@@ -289,7 +291,7 @@ def test_no_view_keeps_people_out_on_a_phone(phone):
     found = []
     for runs, area, part in views(phone.full):
         phone.open(runs, area, part)
-        phone.page.wait_for_load_state("networkidle")
+        phone.page.wait_for_timeout(500)  # what the view has asked for comes in; the polls never cease
         found += [f"{area} {part}: {barrier}" for barrier in barriers(phone.page)]
     assert found == []
 

@@ -70,6 +70,7 @@ def test_a_failure_offers_its_fix_and_a_fork_opens_the_form(queue):
     assert TrainConfig.from_json(get_run(db, failed).config_json).token_budget > 0
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_when_it_ends_by_one_button(queue):
     page, db, ids, _ = queue
     page.locator(".bgpo-queue-card li").nth(0).get_by_text("run 0").click()
