@@ -28,7 +28,6 @@ from storage.search import LONGEST, search_rollouts
 from ui.answers import RefusedRequest, json_answer
 from ui.services import Services
 
-LONGEST_TEXT = 2**31  # characters, which no completion has
 MOST = 200  # groups or found completions in one answer
 LARGEST_STEP, LARGEST_INDEX = 2**20 - 1, 1023  # what a rollout's place may be at most
 
@@ -47,7 +46,7 @@ def add_steps(router: APIRouter, db: Database) -> None:
     @router.get("/runs/{run_id}/rollouts")
     def of_step(
         request: Request, run_id: int, step: int | None = None, order: str = "reward", groups: str = "any",
-        chars: int = LONGEST_TEXT,
+        chars: int | None = None,
     ) -> Response:
         """`chars`: how much of each completion and prompt is wanted; all of it unless less is asked for."""
         get_run(db, run_id)
@@ -131,7 +130,9 @@ def rollout_row(item: Rollout) -> dict[str, Any]:
     }
 
 
-def _cut(row: dict[str, Any], chars: int) -> dict[str, Any]:
+def _cut(row: dict[str, Any], chars: int | None) -> dict[str, Any]:
+    if chars is None:
+        return row
     return row | {name: row[name][:max(0, chars)] for name in ("prompt", "completion")}
 
 

@@ -14,6 +14,7 @@ def barriers(page: Page) -> list[str]:
     """What axe calls serious or critical, in the light theme and then in the dark one, with where."""
     if not page.evaluate("Boolean(window.axe)"):
         page.add_script_tag(content=AXE)
+    page.emulate_media(reduced_motion="reduce")  # colours on their way from one theme to the other are no colours
     found = []
     for dark, only in ((False, None), (True, ["color-contrast"])):
         page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
