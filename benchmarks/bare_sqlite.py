@@ -7,9 +7,13 @@ reads. Each function gives what its counterpart in `storage/` gives, so both do 
 from __future__ import annotations
 
 import json
+import struct
 import time
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from storage.database import sqlite_module
 from storage.metrics import Point
@@ -71,17 +75,33 @@ BY_READING = FOUND.format(ids="SELECT id FROM rollout WHERE completion LIKE ? AN
                               " ORDER BY id DESC LIMIT 51")  # fmt: skip
 
 CURVES = """
-SELECT l.run_id, (SELECT json_group_array(json_array(step, value)) FROM (
-    SELECT max(p.step) AS step, value FROM point p WHERE p.run_id = l.run_id AND p.metric_id = l.metric_id
-    AND value IS NOT NULL GROUP BY p.step / (l.step / 39 + 1)))
-FROM latest l WHERE l.metric_id = ?1 AND l.step / 39 + 1 >= ?2 AND l.step / 39 + 1 < ?3 AND ?4 < 0
+SELECT l.run_id, l.step, l.value, s.pairs FROM latest l LEFT JOIN sparkline s ON s.run_id = l.run_id
+AND s.metric_id = l.metric_id WHERE l.metric_id = ?
 """
-CURVES_OF_BUCKETS = """
-SELECT l.run_id, (SELECT json_group_array(json_array(step, last)) FROM (
-    SELECT max(r.step) AS step, last FROM rollup r WHERE r.run_id = l.run_id AND r.metric_id = l.metric_id
-    AND r.level = ?4 AND last IS NOT NULL GROUP BY r.step / (l.step / 39 + 1)))
-FROM latest l WHERE l.metric_id = ?1 AND l.step / 39 + 1 >= ?2 AND l.step / 39 + 1 < ?3
+LAST_OF_BUCKET = """
+SELECT step, value FROM point WHERE run_id = ? AND metric_id = ? AND step >= ? AND step < ? AND value IS NOT NULL
+ORDER BY step DESC LIMIT 1
 """
+# of each bucket of the small curve of some runs, but for the newest, the last point with a value; ?1 to ?2 are the runs
+ENDS_OF_BUCKETS = """
+WITH RECURSIVE bucket (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM bucket WHERE number < 39),
+curve AS (SELECT run_id, metric_id, step, {width} AS width FROM latest WHERE run_id BETWEEN ?1 AND ?2)
+SELECT p.run_id, p.metric_id, p.step, p.value FROM (
+    SELECT c.run_id, c.metric_id, (
+        SELECT step FROM point q WHERE q.run_id = c.run_id AND q.metric_id = c.metric_id AND value IS NOT NULL
+        AND step >= number * width AND step < (number + 1) * width ORDER BY step DESC LIMIT 1
+    ) AS step FROM curve c JOIN bucket ON (number + 1) * width <= c.step
+) JOIN point p USING (run_id, metric_id, step) ORDER BY p.run_id, p.metric_id, p.step
+""".format(width="CASE " + " ".join(f"WHEN step < {40 << n} THEN {1 << n}" for n in range(26)) + " END")
+PAIR = struct.Struct("<id")  # a step and its value
+
+
+def fill_sparklines(connection: Connection, first: int, last: int) -> None:
+    """The small curves of the runs `first` to `last`, whose points were written past the writer."""
+    rows = connection.exec_driver_sql(ENDS_OF_BUCKETS, (first, last)).fetchall()
+    made = [(*key, b"".join(PAIR.pack(*row[2:]) for row in curve))
+            for key, curve in groupby(rows, lambda row: tuple(row[:2]))]  # fmt: skip
+    connection.exec_driver_sql("INSERT OR REPLACE INTO sparkline VALUES (?, ?, ?)", made)
 
 
 class BareSqlite:
@@ -123,7 +143,20 @@ class BareSqlite:
         many("INSERT INTO latest VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (run_id, metric_id) DO UPDATE SET"
              " step = excluded.step, value = excluded.value, minimum = excluded.minimum, maximum = excluded.maximum",
              [(run_id, id, step, new[id], min(low, new[id]), max(high, new[id])) for id, _, _, low, high in known])
+        width = 1 << (step // 40).bit_length()
+        if step % width == 0:
+            self.write_small_curves(run_id, ids, step, width)
         execute("COMMIT")
+
+    def write_small_curves(self, run_id: int, ids: list[int], step: int, width: int) -> None:
+        """Within the transaction: those of some metrics, which have just passed a bucket that is so wide."""
+        for id in ids:
+            stored = self.all("SELECT pairs FROM sparkline WHERE run_id = ? AND metric_id = ?", run_id, id)
+            kept = {at // width: (at, value) for at, value in PAIR.iter_unpack(stored[0][0] if stored else b"")}
+            for at, value in self.all(LAST_OF_BUCKET, run_id, id, step - width, step):
+                kept[at // width] = at, value
+            pairs = b"".join(PAIR.pack(*kept[bucket]) for bucket in sorted(kept))
+            self.connection.execute("INSERT OR REPLACE INTO sparkline VALUES (?, ?, ?)", (run_id, id, pairs))
 
     def points_after(self, run_id: int, cursor: int) -> tuple[list[Point], int]:
         rows = self.all(AFTER, run_id, cursor)
@@ -175,16 +208,6 @@ class BareSqlite:
             newest[run_id][name] = (step, value)
         best = dict(self.all("SELECT run_id, maximum FROM latest WHERE metric_id = ?", metric_id))
         curves: dict[int, list] = {run.id: [] for run in runs}
-        ends = {run_id: found[headline] for run_id, found in newest.items()}
-        for level in range(-1, len(WIDTHS)):
-            widths = (0 if level < 0 else WIDTHS[level], WIDTHS[level + 1] if level + 1 < len(WIDTHS) else 2**62)
-            source = CURVES_OF_BUCKETS if level >= 0 else CURVES
-            for run_id, curve in self.all(source, metric_id, *widths, level):
-                curves[run_id] = [tuple(pair) for pair in json.loads(curve)]
-        for run_id, (step, value) in ends.items():
-            line, width = curves[run_id], step // 39 + 1
-            if not line or line[-1][0] < step:
-                if line and line[-1][0] // width == step // width:
-                    line.pop()
-                line.append((step, value))
+        for run_id, step, value, pairs in self.all(CURVES, metric_id):
+            curves[run_id] = [*PAIR.iter_unpack(pairs or b""), (step, value)]
         return runs, newest, best, curves

@@ -14,6 +14,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from benchmarks.bare_sqlite import fill_sparklines
 from benchmarks.page_bars.bench import ms, p95
 from benchmarks.page_bars.studio import Answer, Client, Studio
 from benchmarks.storage import write_curves
@@ -69,7 +70,7 @@ def fill(db: Database, folder: Path, runs: int, steps: int) -> int:
     flush(db, first, [Point(name, 0, 0.0, 0.5) for name in names])  # so that each has a number
     copy_run(db, first, runs)
     with db.write() as connection:
-        for kept in ("point", "latest", "rollup"):
+        for kept in ("point", "latest", "rollup", "sparkline"):
             connection.exec_driver_sql(f"DELETE FROM {kept} WHERE run_id = ?", (first,))
     write_curves(db, first, steps, METRICS)
     return first
@@ -97,6 +98,7 @@ def copy_run(db: Database, id: int, runs: int) -> None:
                 f" SELECT k, ?, step, step, {chance}, step * 2 + 1 FROM n, s", id + 1, id + runs - 1, metric_id)
             run("INSERT INTO latest SELECT run_id, metric_id, max(step), value, min(value), max(value) FROM point"
                 " WHERE run_id > ? AND metric_id = ? GROUP BY run_id", id, metric_id)
+        fill_sparklines(connection, id + 1, id + runs - 1)
 
 
 # ---- the measures

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.bare_sqlite import BareSqlite
+from benchmarks.bare_sqlite import BareSqlite, fill_sparklines
 from storage.database import Database, open_database, sqlite_module, sqlite_url
 from storage.metrics import Point, Progress, flush, points_after, series
 from storage.rollouts import Rollout, write_rollouts
@@ -101,7 +101,7 @@ def write_curves(db: Database, run_id: int, steps: int, metrics: int) -> None:
 
 
 def build_pyramid(db: Database, run_id: int, steps: int, metrics: int) -> None:
-    """What the writer would have kept of the long run."""
+    """What the writer would have kept of the long run: buckets, newest values, small curves."""
     with db.write() as connection:
         for level, width in enumerate(WIDTHS):
             connection.exec_driver_sql(
@@ -114,6 +114,7 @@ def build_pyramid(db: Database, run_id: int, steps: int, metrics: int) -> None:
             " GROUP BY metric_id", (run_id,)
         )
         connection.exec_driver_sql("UPDATE run SET point_sequence = ? WHERE id = ?", (steps * metrics + 50, run_id))
+        fill_sparklines(connection, run_id, run_id)
 
 
 def write_completions(db: Database, run_id: int, count: int, group: int = 8, per_step: int = 128) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 
+from storage import sparklines
 from storage.alerts import Alert, write_alerts
 from storage.completions import Completion, write_completions
 from storage.database import Database, Prepared, new_insert, upsert_plain
@@ -197,8 +198,9 @@ def _write_points(connection: Connection, run_id: int, points: Sequence[Point], 
         written[id][step] = value
         rows.append((run_id, id, step, float(seconds), value, number))
     upsert_plain(connection, point, ("run_id", "metric_id", "step"), rows)
-    before = {seen.id: seen.step for seen in known.values() if seen.step is not None}
-    keep_up(connection, run_id, written, before)
+    before = {seen.id: (seen.step, seen.value) for seen in known.values() if seen.step is not None}
+    keep_up(connection, run_id, written, {id: step for id, (step, _) in before.items()})
+    sparklines.keep_up(connection, run_id, written, before)
     upsert_plain(
         connection, latest_point, ("run_id", "metric_id"),
         [_latest_row(connection, run_id, seen, written[seen.id]) for seen in known.values()],

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby
 
-from sqlalchemy import Select, Text, bindparam, cast, func, select
-from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy import BindParameter, Select, and_, bindparam, select
 
 from storage.database import Database, PreparedForIds
-from storage.rollups import level_for, metric_id_of
+from storage.rollups import metric_id_of
+from storage.sparklines import last_with_value, unpacked, width_of
 from storage.tables import latest as latest_point
-from storage.tables import metric, point, rollup
+from storage.tables import metric
+from storage.tables import sparkline as small_curve
 
 
 def bests(db: Database, run_ids: Sequence[int], metric_name: str) -> dict[int, float]:
@@ -48,55 +47,31 @@ def _latest_of(names: int | None) -> PreparedForIds:
     return PreparedForIds(lambda ids: query.where(latest_point.c.run_id.in_(ids)))
 
 
-def sparkline(
-    db: Database, run_ids: Sequence[int], metric_name: str, points: int = 40
-) -> dict[int, list[tuple[int, float | None]]]:
-    """{run_id: [(step, value), ...]}: at most `points` of one metric per run, each the last of its bucket.
+def sparkline(db: Database, run_ids: Sequence[int], metric_name: str) -> dict[int, list[tuple[int, float | None]]]:
+    """{run_id: [(step, value), ...]}: at most `POINTS` of one metric per run, each the last of its bucket.
 
-    A few queries for all runs; a run without the metric has an empty list. Gaps are left out, but for the newest point.
-    Values are those of a drawing: 15 digits of them.
+    One query for all runs; a run without the metric has an empty list. Gaps are left out, but for the newest point.
     """
-    if points < 2:
-        raise ValueError(f"points must be at least 2, not {points}")
-    ends = select(latest_point).where(
-        latest_point.c.run_id.in_(run_ids), latest_point.c.metric_id == metric_id_of(metric_name)
-    )
     found: dict[int, list[tuple[int, float | None]]] = {run_id: [] for run_id in run_ids}
-    with db.read() as connection:
-        newest = {row.run_id: row for row in connection.execute(ends).all()}
-        levels = {run_id: level_for(row.step // (points - 1) + 1) for run_id, row in newest.items()}
-        for level, group in groupby(sorted(newest, key=levels.get), levels.get):
-            query = _curves(connection.dialect.name, level, points).where(
-                latest_point.c.run_id.in_(list(group)), latest_point.c.metric_id == metric_id_of(metric_name)
-            )
-            for run_id, curve in connection.execute(query).all():
-                found[run_id] = sorted((step, value) for step, value in json.loads(curve or "[]"))
-    for run_id, row in newest.items():  # what comes after the last stored bucket
-        if not found[run_id] or found[run_id][-1][0] < row.step:
-            width, line = row.step // (points - 1) + 1, found[run_id]
-            if line and line[-1][0] // width == row.step // width and row.value is not None:
-                line.pop()
-            line.append((row.step, row.value))
+    broken = []
+    for run_id, metric_id, step, value, pairs in _SPARKLINES.rows(db, run_ids, name=metric_name):
+        found[run_id] = [*unpacked(pairs), (step, value)]
+        if value is None and (width := width_of(step)) > 1:
+            broken.append((run_id, metric_id, step // width, width))
+    if broken:  # the newest bucket ends with a gap: what there is before it
+        with db.read() as connection:
+            for curve in broken:
+                if end := last_with_value(connection, *curve):
+                    found[curve[0]].insert(-1, end)
     return found
 
 
-@cache
-def _curves(dialect_name: str, level: int, points: int) -> Select:
-    """(run_id, curve): per row of `latest` the last point with a value of each of `points` equally wide buckets.
+def _sparklines(ids: list[BindParameter[int]]) -> Select:
+    c = latest_point.c
+    query = select(c.run_id, c.metric_id, c.step, c.value, small_curve.c.pairs).outerjoin_from(
+        latest_point, small_curve, and_(small_curve.c.run_id == c.run_id, small_curve.c.metric_id == c.metric_id)
+    )
+    return query.where(c.run_id.in_(ids), c.metric_id == metric_id_of(bindparam("name")))
 
-    A curve is one text, [[step, value], ...] in JSON: twenty thousand rows would take longer to fetch than to find.
-    """
-    source, value = (point, point.c.value) if level < 0 else (rollup, rollup.c.last)
-    wanted = [source.c[name] == latest_point.c[name] for name in ("run_id", "metric_id")]
-    wanted += [value.is_not(None)] + ([rollup.c.level == level] if level >= 0 else [])
-    bucket = source.c.step // (latest_point.c.step // (points - 1) + 1)
-    if dialect_name == "sqlite":  # where a maximum brings the rest of its row along
-        last = select(func.max(source.c.step).label("step"), value.label("value")).group_by(bucket)
-        pair, together = func.json_array, func.json_group_array
-    else:
-        last = select(source.c.step.label("step"), value.label("value"))
-        last = last.ext(distinct_on(bucket)).order_by(bucket, source.c.step.desc())
-        pair, together = func.json_build_array, func.json_agg
-    of_run = last.where(*wanted).correlate(latest_point).subquery()
-    curve = select(cast(together(pair(of_run.c.step, of_run.c.value)), Text)).scalar_subquery()
-    return select(latest_point.c.run_id, curve)
+
+_SPARKLINES = PreparedForIds(_sparklines)

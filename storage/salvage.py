@@ -26,7 +26,7 @@ _HIGHEST = 2**63 - 1
 _BATCH = 5_000  # rows in one transaction
 _MOST_METRICS = 1_000  # ids that are looked for where the table of names cannot be read
 # leases are of processes that are gone; what is derived from points is made again with them
-_NOT_COPIED = ("run", "lease", "metric", "point", "rollup", "latest")
+_NOT_COPIED = ("run", "lease", "metric", "point", "rollup", "latest", "sparkline")
 _OTHERS = ("parent_id", "after_id", "sweep_id")  # of a run, which may be gone
 
 

@@ -7,6 +7,7 @@
     rollup       buckets of many points, so that a long curve is read without reading all of it
     latest       the point with the highest step of each metric of a run, and its extremes; saves list pages from
                  reading curves
+    sparkline    the curve of each metric of a run in a few points, for lists
     completion   shown held-out problems: what the model wrote at a step, and how it was denoised
     rollout_group, rollout   kept groups of training steps: the problem and its rewards; each completion
     checkpoint   folders that hold weights
@@ -258,6 +259,15 @@ latest = Table(
     Column("value", FiniteFloat),
     Column("minimum", FiniteFloat),
     Column("maximum", FiniteFloat),
+    sqlite_with_rowid=False,
+)
+
+sparkline = Table(
+    "sparkline",
+    metadata,
+    _of_run(primary_key=True),
+    Column("metric_id", Integer, ForeignKey("metric.id"), primary_key=True),
+    Column("pairs", LargeBinary, nullable=False),  # see `storage.sparklines`
     sqlite_with_rowid=False,
 )
 

@@ -132,7 +132,7 @@ class RunSummaries:
         sweeps = sweep_names(self._db) if any(run.sweep_id for run in runs.values()) else {}
         curves = {id: (now[id].get(SPARK), best.get(id), run.epoch) for id, run in runs.items()}
         grown = [id for id in runs if id not in self._known or self._known[id].curve != curves[id]]
-        sparks = sparkline(self._db, grown, SPARK, points=40) if grown else {}
+        sparks = sparkline(self._db, grown, SPARK) if grown else {}
         against = self._against(runs.values())
         found = {}
         for id, run in runs.items():

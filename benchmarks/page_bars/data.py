@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.bare_sqlite import fill_sparklines
 from bgpo.presets import PRESETS
 from storage.database import Database
 from storage.metrics import Point, flush
@@ -109,6 +110,7 @@ def write_curves(db: Database, run_id: int, steps: int) -> None:
             "INSERT INTO latest (run_id, metric_id, step, value, minimum, maximum) SELECT run_id, metric_id, max(step),"
             " value, 0, 0.999 FROM point WHERE run_id = ? GROUP BY metric_id", (run_id,)
         )
+        fill_sparklines(connection, run_id, run_id)
         connection.exec_driver_sql("UPDATE run SET point_sequence = ?, step = ?, changes = changes + 1 WHERE id = ?",
                                    (steps * len(SIX) + 10, steps - 1, run_id))
 

@@ -265,8 +265,8 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path):
 
 def test_an_upgrade_that_would_orphan_rows_is_undone(tmp_path):
     db, id = with_a_run(tmp_path)
-    # its points, their 32 buckets, the latest of them and the event of its creation
-    with pytest.raises(StorageError, match="1034 rows without the run they belong to"):
+    # its points, their 32 buckets, their small curve, the latest of them and the event of its creation
+    with pytest.raises(StorageError, match="1035 rows without the run they belong to"):
         upgrade(db, next_version(tmp_path, more='op.execute("DELETE FROM run")'))
     assert [run.id for run in list_runs(db)] == [id]
 

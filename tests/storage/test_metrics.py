@@ -152,7 +152,7 @@ def test_a_zoom_reads_only_its_steps(db, new_run):
 def test_a_sparkline_has_at_most_its_points_and_ends_with_the_last(db, new_run, count):
     id, empty = new_run().id, new_run().id
     flush(db, id, curve([float(step) for step in range(count)]))
-    line = sparkline(db, [id, empty], "reward/mean", points=40)
+    line = sparkline(db, [id, empty], "reward/mean")
     assert line[empty] == []
     assert min(count, 20) <= len(line[id]) <= 40
     assert line[id] == sorted(line[id])

@@ -14,10 +14,11 @@ from storage.rollouts import group_of, groups_of, rollout_id
 from storage.rollups import WIDTHS
 from storage.runs import delete_run, get_run
 from storage.search import search_rollouts
+from storage.sparklines import packed
 from storage.upgrade import BACKUPS_KEPT, MIGRATIONS, upgrade
 from tests.storage.conftest import administer, database_at
 from tests.storage.test_database import HEAD, differences
-from tests.storage.test_rollups import assert_sound, expected
+from tests.storage.test_rollups import assert_sound, expected, small
 
 REVISIONS = sorted(path.name[:4] for path in MIGRATIONS.glob("versions/0*.py"))
 # long enough for a bucket of the widest level, with gaps and a spike in it
@@ -69,6 +70,7 @@ ROWS = {
         dict(id=1, checkpoint_a=5, checkpoint_b=5, prompt="1+1", answer_a="2", answer_b="3", settings="{}", choice="a",
              time=1)
     ],
+    "sparkline": [dict(run_id=7, metric_id=1, pairs=packed(small(VALUES)[:-1]))],
     "rollup": [
         dict(run_id=7, metric_id=1, level=level, bucket=b.step // width) | b._asdict()
         for level, width in enumerate(WIDTHS)

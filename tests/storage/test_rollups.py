@@ -9,6 +9,7 @@ from sqlalchemy import select
 from storage.metrics import Point, flush, series
 from storage.rollups import WIDTHS, Bucket, covering, merged
 from storage.run_list import bests, latest, sparkline
+from storage.sparklines import POINTS
 from storage.tables import metric, point, rollup
 
 
@@ -55,6 +56,17 @@ def assert_sound(db, run_id, values, name="m"):
         assert merged(parts, lambda step: 0) == (expected(inside, lambda step: 0) if inside else [])
     best = max(v for v in values.values() if v is not None and math.isfinite(v))
     assert bests(db, [run_id], name)[run_id] == best
+    assert sparkline(db, [run_id], name)[run_id] == small(values)
+
+
+def small(values):
+    """The small curve of `values`, by definition: each bucket's last point with a value, and the newest point."""
+    newest = max(values)
+    width = next(1 << n for n in range(30) if newest // (1 << n) < POINTS)
+    ends = {step // width: step for step in sorted(values) if values[step] is not None and math.isfinite(values[step])}
+    pairs = {step: values[step] for step in ends.values()}
+    last = values[newest]
+    return sorted((pairs | {newest: last if last is not None and math.isfinite(last) else None}).items())
 
 
 @pytest.mark.parametrize("every", [1, 7])
@@ -138,7 +150,7 @@ def test_sparklines_of_long_and_short_runs(db, new_run, long_run):
     write(db, short, {step: float(step) for step in range(5, 300, 5)})
     write(db, gaps, {step: math.nan for step in range(3)})
     flush(db, long_run, [Point("m", LONG + 3, 0.0, 9.0)])
-    lines = sparkline(db, [short, long_run, empty, gaps], "m", points=40)
+    lines = sparkline(db, [short, long_run, empty, gaps], "m")
     assert lines[empty] == []
     assert lines[gaps] == [(2, None)]
     assert lines[short][-1] == (295, 295.0) and 20 <= len(lines[short]) <= 40
