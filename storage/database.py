@@ -6,25 +6,31 @@ that can be wrong with a database file into a `StorageError` of one sentence.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    BindParameter,
+    JSON,
+    BigInteger,
     Connection,
     Dialect,
     Engine,
     Select,
     Table,
+    Text,
     Update,
     bindparam,
+    cast,
     create_engine,
     event,
+    func,
     make_url,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
@@ -253,22 +259,28 @@ class Prepared:
 
 
 class PreparedForIds:
-    """A `Prepared` about a collection of ids, for each number of them that is asked for.
+    """A `Prepared` about a collection of ids, however many there are: they travel as one value, a JSON list.
 
     Args:
-        build: makes the statement from the ids' parameters, a list for `column.in_()`.
+        build: makes the statement from the ids, which are for `column.in_()`.
     """
 
-    def __init__(self, build: Callable[[list[BindParameter[int]]], Select]):
-        self._of = lru_cache(32)(
-            lambda count: Prepared(build([bindparam(f"id{n}") for n in range(count)]))
-        )
+    def __init__(self, build: Callable[[Select], Select]):
+        self._of = cache(lambda dialect_name: Prepared(build(_given_ids(dialect_name))))
 
     def rows(self, db: Database, ids: Collection[int], **values: object) -> list[tuple[Any, ...]]:
         """Like `Database.rows`; none for no ids."""
         if not ids:
             return []
-        return db.rows(self._of(len(ids)), **{f"id{n}": id for n, id in enumerate(ids)}, **values)
+        return db.rows(self._of(db.engine.dialect.name), given_ids=json.dumps([*ids]), **values)
+
+
+def _given_ids(dialect_name: str) -> Select:
+    """The ids of a JSON list, a row each."""
+    given = bindparam("given_ids", type_=Text)
+    if dialect_name == "sqlite":
+        return select(func.json_each(given).table_valued("value").c.value)
+    return select(cast(func.json_array_elements_text(cast(given, JSON)).table_valued("value").c.value, BigInteger))
 
 
 def upsert(connection: Connection, table: Table, key: Sequence[str]) -> Insert:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from sqlalchemy import BindParameter, Select, and_, bindparam, select
+from sqlalchemy import Select, and_, bindparam, select
 
 from storage.database import Database, PreparedForIds
 from storage.rollups import metric_id_of
@@ -66,7 +66,7 @@ def sparkline(db: Database, run_ids: Sequence[int], metric_name: str) -> dict[in
     return found
 
 
-def _sparklines(ids: list[BindParameter[int]]) -> Select:
+def _sparklines(ids: Select) -> Select:
     c = latest_point.c
     query = select(c.run_id, c.metric_id, c.step, c.value, small_curve.c.pairs).outerjoin_from(
         latest_point, small_curve, and_(small_curve.c.run_id == c.run_id, small_curve.c.metric_id == c.metric_id)
