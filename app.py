@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import ipaddress
 import os
 import shlex
@@ -214,6 +215,10 @@ def serve(app, bound: socket.socket, data_dir: Path) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws_max_size=2**20))
     print(f"BGPO Studio is at http://{shown}:{port} and keeps its data in {data_dir}. Ctrl-C stops it; runs go on.",
           flush=True)
+    # What is loaded by now stays. Else the garbage collector looks through all of it in the middle of an answer, which
+    # then takes 0.1 s longer.
+    gc.collect()
+    gc.freeze()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[bound])
 
