@@ -288,7 +288,7 @@ def published_words(config: TrainConfig) -> list[str]:
     if "clip_epsilon" in given and not config.clip_epsilon:  # 0 takes the published one
         given["clip_epsilon"] = objective.published["clip_epsilon"]
     other = [f"{name} {value}" for name, value in objective.published.items() if given[name] != value]
-    return [f"{objective.title} as published ({objective.source}): {', '.join(other)}."] if other else []
+    return [f"{objective.title} was published ({objective.source}) with {', '.join(other)}."] if other else []
 
 
 def _count(number: int, noun: str) -> str:

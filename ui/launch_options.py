@@ -15,11 +15,20 @@ from bgpo.jobs.queueing import PRIORITIES
 from bgpo.jobs.times import parse_time
 from storage.runs import Run
 from ui import run_times, run_words
+from ui.config_form import FIELD
 from ui.tabs import PLAIN
+
+LABELS = {"at": "Not before", "after": "After run", "lines": "Knobs and their values", "samples": "Samples"}
+_WHEN, _SWEEP = "When it starts", "Sweep: many runs at once"
+FOLDS = {"at": _WHEN, "after": _WHEN, "lines": _SWEEP, "samples": _SWEEP}
 
 
 class OptionError(ValueError):
-    """A choice that cannot be, in a sentence."""
+    """A choice that cannot be, in a sentence; `field` is the control that it is made with."""
+
+    def __init__(self, field: str, sentence: str):
+        super().__init__(sentence)
+        self.field = field
 
 
 @dataclass(frozen=True)
@@ -33,24 +42,25 @@ class Choice:
 
 def build() -> dict[str, Component]:
     """The controls inside the current Blocks context, folded."""
-    with gr.Accordion("When it starts", open=False, elem_id="new-run-when"):
+    with gr.Accordion(_WHEN, open=False, elem_id="new-run-when"):
         priority = gr.Dropdown(
             [("High", "high"), ("Normal", "normal"), ("Low", "low")], value="normal", label="Priority",
             filterable=False, info="Runs of a higher priority go first.",
         )
-        at = gr.Textbox(label="Not before", placeholder="22:30, tomorrow 7:00, in 90 min", max_lines=1,
+        at = gr.Textbox(label=LABELS["at"], placeholder="22:30, tomorrow 7:00, in 90 min", max_lines=1,
+                        elem_id=f"{FIELD}at",
                         info="The clock of the machine that this app runs on. Empty: when it is its turn.")
-        after = gr.Textbox(label="After run", placeholder="12", max_lines=1,
+        after = gr.Textbox(label=LABELS["after"], placeholder="12", max_lines=1, elem_id=f"{FIELD}after",
                            info="Waits until that run has ended, however it ends.")
-    with gr.Accordion("Sweep: many runs at once", open=False, elem_id="new-run-sweep"):
+    with gr.Accordion(_SWEEP, open=False, elem_id="new-run-sweep"):
         knob = gr.Dropdown([("Choose a knob", "")] + [(name, name) for name in KNOBS], value="", label="Add a knob",
-                           elem_id="sweep-knob")
+                           info="Writes its line below, to go on from.")
         lines = gr.Textbox(
-            label="Knobs and their values", lines=3, max_lines=10, elem_id="sweep-lines",
+            label=LABELS["lines"], lines=3, max_lines=10, elem_id=f"{FIELD}lines",
             placeholder="mc_samples = 1, 4, 16\nseed = 0..2\nlearning_rate = 1e-5..1e-3 log",
             info="One knob a line. Values, whole numbers from..to, or a range to draw from.",
         )
-        samples = gr.Number(0, label="Samples", precision=0,
+        samples = gr.Number(0, label=LABELS["samples"], precision=0, elem_id=f"{FIELD}samples",
                             info=f"0: every combination. Else so many drawn at random, at most {sweeps.MOST_RUNS}.")
     knob.input(add_line, [knob, lines], [knob, lines], **PLAIN)
     return {"priority": priority, "at": at, "after": after, "lines": lines, "samples": samples}
@@ -69,23 +79,32 @@ def read(given: Mapping[str, Any], now: float) -> Choice:
     """Raises OptionError."""
     after = str(given["after"] or "").strip()
     if after and not (after.isdecimal() and len(after) < 10):
-        raise OptionError(f"After run: {after[:20]!r} is not a run's number; give one, such as 12.")
+        raise OptionError("after", f"{after[:20]!r} is not a run's number; give one, such as 12.")
     try:
         start = parse_time(given["at"] or "", now)
     except ValueError as error:
-        raise OptionError(f"Not before: {error}") from None
+        raise OptionError("at", str(error)) from None
+    samples = int(given["samples"] or 0)
+    if not 0 <= samples <= sweeps.MOST_RUNS:
+        raise OptionError("samples", f"{samples} is not allowed; give a whole number from 0 to {sweeps.MOST_RUNS}.")
     place: dict[str, Any] = {"priority": PRIORITIES.get(given["priority"], 0), "start_at": start}
     if after:
         place["after_id"] = int(after)
-    return Choice(place, (given["lines"] or "").strip(), int(given["samples"] or 0))
+    return Choice(place, (given["lines"] or "").strip(), samples)
 
 
 def preview(config: TrainConfig, choice: Choice, runs: Sequence[Run], slots: int) -> list[str]:
-    """What the choice means for the launch, in sentences. Raises SweepError."""
+    """What the choice means for the launch, in sentences. Raises OptionError."""
+    after = choice.place.get("after_id")
+    if after is not None and all(run.id != after for run in runs):
+        raise OptionError("after", f"Run {after} does not exist.")
     words = []
     count = 1
     if choice.lines:
-        planned = sweeps.plan(config, choice.lines, choice.samples)
+        try:
+            planned = sweeps.plan(config, choice.lines, choice.samples)
+        except sweeps.SweepError as error:
+            raise OptionError("lines", str(error)) from None
         count = len(planned.configs)
         first = ", ".join(f"{name} {run_words.value_words(value)}" for name, value in planned.changes[0].items())
         words.append(f"A sweep of {count} runs, the first with {first}.")

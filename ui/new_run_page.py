@@ -51,11 +51,12 @@ class NewRunPage:
                 task_preview()
                 self.controls = config_form.build()
             with gr.Column(elem_id="new-run-side", scale=3, min_width=0):
-                self.name = gr.Textbox(
-                    label="Name", placeholder="Left empty, the run is named after its knobs", max_lines=1,
-                    max_length=control.NAME_LIMIT, elem_id="new-run-name",
-                )
-                self.options = launch_options.build()
+                with gr.Column(elem_classes="bgpo-form knob-group"):
+                    self.name = gr.Textbox(
+                        label="Name", placeholder="Left empty, the run is named after its knobs", max_lines=1,
+                        max_length=control.NAME_LIMIT, elem_id="new-run-name",
+                    )
+                    self.options = launch_options.build()
                 self.start = gr.Button("Start", variant="primary", elem_id="new-run-start")
                 self.card = launch_card()
         self.started = gr.Number(0, visible=False)
@@ -91,7 +92,8 @@ class NewRunPage:
             found = read_file(str(getattr(event, "text", "")))
         except ValueError as error:
             return [{"said": f"{name}: {error}", "notes": []}, *[gr.skip()] * (3 + len(KNOBS))]
-        said = {"said": f"The form holds what {name} says.", "notes": found.ignored}
+        ends = ", with this to note:" if found.ignored else "."
+        said = {"said": f"The form holds what {name} says{ends}", "notes": found.ignored}
         card = self._review(found.values, found.preset)
         return [said, found.preset, preset_choice(found.preset), card, *self._shown(found.values)]
 
@@ -109,7 +111,7 @@ class NewRunPage:
         values, preset, options = self._values(given), given[self.preset], self._options(given)
         try:
             run = self._launch(config_form.read(values), options, given[self.name])
-        except ConfigError:
+        except (ConfigError, launch_options.OptionError):
             return 0, self._review(values, preset, options=options)
         except (control.ControlError, StorageError, ValueError) as error:
             return 0, self._review(values, preset, refused=str(error), options=options)
@@ -118,6 +120,7 @@ class NewRunPage:
     def _launch(self, config: TrainConfig, options: Mapping[str, Any], name: str) -> Run:
         choice = launch_options.read(options, time.time())
         db, folder = self.services.db, self.services.runs_folder
+        launch_options.preview(config, choice, list_runs(db), cpu_slots(db))
         if choice.lines:
             return sweeps.launch(db, config, choice.lines, choice.samples, folder, name, **choice.place)[0]
         return control.submit(db, config, folder, name, **choice.place)
@@ -138,14 +141,15 @@ class NewRunPage:
         runs, slots, now = list_runs(self.services.db), cpu_slots(self.services.db), time.time()
         group: list[str] = []
         place: dict[str, Any] = {}
+        problems: dict[str, str] = {}
         try:
             choice = launch_options.read(options or self._options({}), now)
             place = choice.place
             group = launch_options.preview(config_form.read(values), choice, runs, slots)
         except ConfigError:
             pass  # the fields say so
-        except ValueError as error:
-            refused = refused or str(error)
+        except launch_options.OptionError as error:
+            problems[error.field] = str(error)
         queue = read_queue(self.services.db, runs, slots, nvidia_gpus(), now)
 
         def starts(config: TrainConfig) -> str:
@@ -153,7 +157,9 @@ class NewRunPage:
             waits = {} if begin.waits_for is None else {"after_id": begin.waits_for}
             return start_words(config, waits | place, queue)
 
-        return review(values, preset, self.services.database_url, starts, refused=refused, group=group, **more)
+        return review(
+            values, preset, self.services.database_url, starts, refused=refused, group=group, problems=problems, **more,
+        )
 
 
 def build(services: Services) -> None:

@@ -173,6 +173,7 @@ body, gradio-app { background: var(--bgpo-bg) !important; }
 /* on the largest screens charts and stages take the room; what is read line by line does not */
 #area-new, #area-system { max-width: 1790px; }
 .html-container:has(> div > .bgpo-module) { padding: 0 !important; }
+.bgpo-dressing .bgpo-module:not(.bgpo-dressed) { visibility: hidden; } /* its style sheet is on its way: dom.js */
 .bgpo-module table { margin: 0; padding: 0; }
 /* a name that turns the direction of writing turns its own alone */
 .bgpo-module :is(a, b, code, i, mark, span, time) { unicode-bidi: isolate; }
@@ -181,6 +182,9 @@ body, gradio-app { background: var(--bgpo-bg) !important; }
   font-weight: 650; }
 .gradio-container :focus-visible { outline: 2px solid var(--bgpo-accent) !important; outline-offset: 2px; }
 .gradio-container .block { box-shadow: none; }
+/* Gradio's thumb is white, so it was a gap in the track of a white card */
+.slider_input_container input::-webkit-slider-thumb { background-color: var(--bgpo-accent) !important; border: 2px solid var(--bgpo-surface) !important; }
+.slider_input_container input::-moz-range-thumb { background-color: var(--bgpo-accent) !important; border: 2px solid var(--bgpo-surface) !important; }
 .bgpo-sr { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 @keyframes bgpo-late { from { opacity: 0; } } /* what is said of waiting is not said of a moment */
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }

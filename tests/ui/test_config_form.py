@@ -239,7 +239,7 @@ def test_an_unknown_preset_press_falls_back_to_the_first(page):
 def test_the_plan_says_what_the_paper_sets_otherwise():
     espo = adder().with_values(objective="espo", advantage="leave_one_out")
     (words,) = config_form.published_words(espo)
-    assert words.startswith("ESPO as published (arXiv 2512.03759): kl_coefficient 0.001")
+    assert words.startswith("ESPO was published (arXiv 2512.03759) with kl_coefficient 0.001")
     assert "advantage" not in words and "clip_epsilon" not in words
     assert config_form.published_words(espo.with_values(objective="custom", objective_file="mine.py")) == []
 

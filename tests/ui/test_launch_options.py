@@ -60,13 +60,18 @@ def test_the_time_is_judged_by_the_last_run_of_the_kind(form, services):
 
 
 @pytest.mark.parametrize("options, sentence", [
-    ({"at": "soon"}, "Not before: 'soon' is no time"), ({"after": "one"}, "is not a run's number"),
+    ({"at": "soon"}, "'soon' is no time"), ({"after": "one"}, "is not a run's number"),
     ({"lines": "x = 1"}, "names no knob"), ({"after": "99"}, "Run 99 does not exist"),
-    ({"lines": "seed = 0..999"}, "at most 200"),
+    ({"lines": "seed = 0..999"}, "at most 200"), ({"lines": "seed = 1, 2", "samples": -1}, "from 0 to 200"),
 ])
-def test_what_cannot_be_is_said_and_starts_nothing(form, services, options, sentence):
-    id, card = form(**options)
-    assert id == 0 and sentence in card["refused"] and list_runs(services.db) == []
+@pytest.mark.parametrize("start", [False, True])
+def test_what_cannot_be_is_said_at_its_field_and_starts_nothing(form, services, options, sentence, start):
+    """At once, before Start is pressed; and the card does not say that something would start."""
+    id, card = form(start, **options)
+    field = list(options)[-1]
+    assert id == 0 and list_runs(services.db) == [] and "starts" not in card
+    assert list(card["problems"]) == [field] and sentence in card["problems"][field]
+    assert field in card["names"] and card["labels"][field] and card["folds"][field]
 
 
 def test_a_chosen_knob_becomes_a_line():

@@ -26,10 +26,24 @@ function fill(node, options, children) {
   return node;
 }
 
-// A module's style sheet, once per page.
+// A module's style sheet, once per page. Modules that come before their sheet are not seen bare: the theme hides those
+// without `bgpo-dressed` while a sheet is on its way.
 export function styles(name) {
   const href = `/assets/${name}.css`;
-  if (!document.querySelector(`link[href="${href}"]`)) document.head.append(el("link", { rel: "stylesheet", href }));
+  if (document.querySelector(`link[href="${href}"]`)) return;
+  const link = el("link", { rel: "stylesheet", href, on: { load: () => dress(link), error: () => dress(link) } });
+  undressed.add(link);
+  document.documentElement.classList.add("bgpo-dressing");
+  document.head.append(link);
+}
+
+const undressed = new Set(); // links of sheets that are on their way
+
+function dress(link) {
+  undressed.delete(link);
+  if (undressed.size) return;
+  document.documentElement.classList.remove("bgpo-dressing");
+  for (const node of document.querySelectorAll(".bgpo-module")) node.classList.add("bgpo-dressed");
 }
 
 export function setText(node, text) {

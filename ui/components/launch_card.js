@@ -11,7 +11,7 @@ export function mount(element, props, watch, trigger) {
   styles("field_errors");
   const card = el("section", { class: "lc", "aria-label": "What will happen", "aria-live": "polite" });
   element.append(card);
-  const form = document.getElementById("new-run-form");
+  const form = document.getElementById("new-run-body");
   const draw = () => {
     const value = props.value;
     if (!value?.prefix) return;
@@ -44,7 +44,7 @@ function parts(value, form) {
   const notes = [...(value.refused ? [value.refused] : []), ...value.notes].map((note) => el("p", { class: "lc-note" }, note));
   if (problems.length) return [problemList(value, problems, form), ...notes];
   return [
-    el("p", { class: "lc-starts" }, value.starts),
+    el("p", { class: "lc-starts" }, value.refused ? "Nothing was started" : value.starts),
     ...notes,
     value.group?.length ? el("ul", { class: "lc-group" }, ...value.group.map((line) => el("li", {}, line))) : null,
     el("ul", { class: "lc-plan" }, ...value.plan.map((line) => el("li", {}, line))),

@@ -14,6 +14,7 @@ from bgpo.tasks.preview_child import KNOBS_READ
 from bgpo.tasks.registry import TASKS
 from ui import config_form
 from ui.components.module import module
+from ui.launch_options import FOLDS, LABELS
 from ui.memory_words import estimate_card
 from ui.run_words import config_file, value_words
 
@@ -48,7 +49,7 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 
 def review(
     values: Mapping[str, Any], preset: str, database_url: str, starts: Callable[[TrainConfig], str],
-    notes: Sequence[str] = (), refused: str = "", group: Sequence[str] = (),
+    notes: Sequence[str] = (), refused: str = "", group: Sequence[str] = (), problems: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
@@ -56,20 +57,24 @@ def review(
         starts: the line that says when it begins, and on what; raises ConfigError for what only the app can judge,
             such as whether a run has a checkpoint.
         notes: sentences on what an address asked for in vain.
-        refused: why the last press of Start came to nothing, or the next one would.
+        refused: why the last press of Start came to nothing.
         group: sentences on how long it takes, and the sweep that it is.
+        problems: of the options beside the knobs, by the option's name.
     """
     shown: dict[str, Any] = {
-        "prefix": config_form.FIELD, "names": list(KNOBS), "problems": {}, "notes": list(notes), "refused": refused,
+        "prefix": config_form.FIELD, "names": [*KNOBS, *LABELS], "problems": dict(problems or {}),
+        "notes": list(notes), "refused": refused,
         "group": list(group), "task": {name: values.get(name) or "" for name in KNOBS_READ},
-        "labels": {name: config_form.label(knob) for name, knob in KNOBS.items()},
-        "folds": {name: config_form.fold_title(knob.group) for name, knob in KNOBS.items() if knob.rare},
+        "labels": {name: config_form.label(knob) for name, knob in KNOBS.items()} | LABELS,
+        "folds": {name: config_form.fold_title(knob.group) for name, knob in KNOBS.items() if knob.rare} | FOLDS,
     }
     try:
         config = config_form.read(values)
         begins = starts(config)
     except ConfigError as error:
-        return shown | {"problems": error.problems}
+        return shown | {"problems": error.problems | shown["problems"]}
+    if shown["problems"]:
+        return shown
     return shown | {"starts": begins} | _plan(config, preset, database_url)
 
 
