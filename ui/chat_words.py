@@ -41,10 +41,10 @@ def checkpoint_choices(runs: list[Run], checkpoints: list[Checkpoint]) -> list[t
 
 
 def checkpoint_words(checkpoint: Checkpoint, task: str) -> str:
-    """`"Run 3 adder \u00b7 step 20 \u00b7 evaluation \u00b7 reward 0.84"`."""
+    """`"Run 3 \u00b7 step 20 \u00b7 reward 0.84 \u00b7 adder, evaluation"`: what a narrow box cuts comes last."""
     kind = _KINDS.get(checkpoint.kind, checkpoint.kind)
     reward = "" if checkpoint.reward is None else f" \u00b7 reward {checkpoint.reward:.2f}"
-    return f"Run {checkpoint.run_id} {task} \u00b7 step {checkpoint.step} \u00b7 {kind}{reward}"
+    return f"Run {checkpoint.run_id} \u00b7 step {checkpoint.step}{reward} \u00b7 {task}, {kind}"
 
 
 def chosen_id(search: str, choices: list[tuple[str, int]], current: int | None) -> int | None:

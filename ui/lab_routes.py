@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from bgpo.config import TrainConfig
 from bgpo.jobs.chat import ChatError
 from bgpo.jobs.chat_devices import CPU, REFUSE, WAIT, GpuTaken, pool_of
+from bgpo.jobs.chat_settings import Piece
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import list_runs
@@ -61,8 +62,8 @@ def choices(services: Services) -> list[dict[str, Any]]:
     by_id = {checkpoint.id: checkpoint for checkpoint in found}
     return [
         {
-            "id": id, "label": label, "task": configs[by_id[id].run_id].task,
-            "placeholder": TASKS[configs[by_id[id].run_id].task].placeholder,
+            "id": id, "label": label, "run": by_id[id].run_id, "step": by_id[id].step,
+            "task": configs[by_id[id].run_id].task, "placeholder": TASKS[configs[by_id[id].run_id].task].placeholder,
             "settings": settings_of(configs[by_id[id].run_id]),
             "blocks": divisors(configs[by_id[id].run_id].completion_length),
         }
@@ -114,16 +115,25 @@ def answer(
         yield {"kind": "error", "message": str(error), "field": error.field}
 
 
-def locks(given: Any) -> list[tuple[int, int | str]]:
-    """`[[position, token id or text], ...]` as the page sends it. Raises ChatError."""
+def locks(given: Any) -> list[tuple[int, int | str | Piece]]:
+    """`[[position, token id, text or {"piece": a token as a trace shows it}], ...]` as the page sends it.
+
+    Raises:
+        ChatError: for anything else.
+    """
+    def text(what: Any) -> bool:
+        return isinstance(what, str) and 0 < len(what) <= 2000
+
     def plain(item: Any) -> bool:
         if not (isinstance(item, list) and len(item) == 2 and type(item[0]) is int):
             return False
-        return type(item[1]) is int or (isinstance(item[1], str) and 0 < len(item[1]) <= 2000)
+        what = item[1]
+        piece = isinstance(what, dict) and [*what] == ["piece"] and text(what["piece"])
+        return type(what) is int or text(what) or piece
 
     if not isinstance(given, list) or not all(plain(item) for item in given):
-        raise ChatError("locked must be a list of [position, token id or text].", "locked")
-    return [(position, what) for position, what in given]
+        raise ChatError("locked must be a list of [position, token id, text or piece].", "locked")
+    return [(position, Piece(what["piece"]) if isinstance(what, dict) else what) for position, what in given]
 
 
 def lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:

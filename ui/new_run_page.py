@@ -53,7 +53,7 @@ class NewRunPage:
             with gr.Column(elem_id="new-run-side", scale=3, min_width=0):
                 with gr.Column(elem_classes="bgpo-form knob-group"):
                     self.name = gr.Textbox(
-                        label="Name", placeholder="Left empty, the run is named after its knobs", max_lines=1,
+                        label="Name", placeholder="Named after its knobs if empty", max_lines=1,
                         max_length=control.NAME_LIMIT, elem_id="new-run-name",
                     )
                     self.options = launch_options.build()

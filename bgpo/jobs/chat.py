@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.jobs.chat_devices import CPU, GPU, REFUSE, WAIT, GpuTaken, Seat, Seats
-from bgpo.jobs.chat_settings import ChatError, ChatSettings
+from bgpo.jobs.chat_settings import ChatError, ChatSettings, Locks
 from bgpo.jobs.grading import Grader, InProcess, TaskDesk
 from bgpo.tasks.registry import TASKS
 
@@ -59,7 +59,7 @@ class Chat:
 
     def answer(
         self, checkpoint_folder: str, task_name: str, prompt: str, settings: Mapping[str, Any],
-        stopped: Callable[[], bool] = lambda: False, locked: Sequence[tuple[int, int | str]] = (), *,
+        stopped: Callable[[], bool] = lambda: False, locked: Locks = (), *,
         earlier: Sequence[str] = (), grader: Grader | None = None, pool: str = CPU, if_taken: str = REFUSE,
     ) -> Iterator[dict[str, Any]]:
         """Yields "start", one "step" per denoising step as it is made, then "end"; all of it plain JSON.
@@ -70,7 +70,7 @@ class Chat:
         Args:
             settings: completion_length, denoising_steps, block_length, temperature, remasking, seed.
             stopped: asked before each step and while it waits; true ends the answer there.
-            locked: what stands from the start: (position, token id), or (position, text), which takes as many
+            locked: what stands from the start: (position, token id or Piece), or (position, text), which takes as many
                 positions as it has tokens. The model writes the rest.
             earlier: what was said before: a message of the user, its answer, and so on; the built-in model, which has
                 learnt single problems only, does not read it.

@@ -6,21 +6,20 @@ The web process imports this with torch, when somebody first asks, and not befor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bgpo.jobs.chat_settings import ChatError, ChatSettings
+from bgpo.jobs.chat_settings import ChatError, ChatSettings, Locks, Piece
 from bgpo.models.decoding import BLOCK_CAUSAL
 from bgpo.models.denoiser import Denoiser
 from bgpo.models.noise import Noise
 from bgpo.models.registry import MODELS
 from bgpo.models.sampler import RUNNERS_UP, StepEvent, Watch, denoise
 
-Locks = Sequence[tuple[int, int | str]]
 _LEAST_SHOWN = 5e-5  # probability of a runner-up that rounds to something
 
 
@@ -156,7 +155,8 @@ def _standing(model: Denoiser, length: int, locked: Locks) -> Tensor | None:
         return None
     ids = torch.full((1, length), model.mask_id, device=model.device)
     for position, what in locked:
-        tokens = [what] if isinstance(what, int) else _tokens_of(model, what)
+        tokens = _tokens_of(model, what)
+        what = what.text if isinstance(what, Piece) else what
         if position < 0 or position + len(tokens) > length:
             raise ChatError(
                 f"{what!s:.40} at position {position + 1} does not fit into {length} positions; place it further left "
@@ -170,9 +170,18 @@ def _standing(model: Denoiser, length: int, locked: Locks) -> Tensor | None:
     return ids
 
 
-def _tokens_of(model: Denoiser, text: str) -> list[int]:
+def _tokens_of(model: Denoiser, what: int | str | Piece) -> list[int]:
+    if isinstance(what, int):
+        return [what]
+    if isinstance(what, Piece):
+        token = model.text.token_of(what.text)
+        if token is None:
+            raise ChatError(
+                f"This checkpoint has no token {what.text!r:.40}; take one of the run that wrote it.", "locked",
+            )
+        return [token]
     try:
-        tokens = model.text.answer(text)
+        tokens = model.text.answer(what)
     except ValueError as error:
         raise ChatError(str(error), "locked") from None
     return tokens[:-1] if tokens and tokens[-1] == model.text.turn_end_id else tokens

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bgpo.config import EVAL_ORDERS, KNOBS
 from bgpo.models.decoding import CACHES, SCHEDULES, SamplerSettings
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as a trace shows it, for traces that hold no ids."""
+
+    text: str
+
+
+Locks = Sequence[tuple[int, int | str | Piece]]  # what stands from the start: position and token id, text or piece
 
 
 class ChatError(ValueError):

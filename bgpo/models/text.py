@@ -74,6 +74,17 @@ class Text:
             return self.tokenizer.convert_ids_to_tokens(list(ids))
         return [self._piece(index) for index in ids]
 
+    def token_of(self, piece: str) -> int | None:
+        """The id that `pieces` shows so; None where there is none, or more than one."""
+        return self._of_pieces.get(piece)
+
+    @cached_property
+    def _of_pieces(self) -> dict[str, int | None]:
+        found: dict[str, int | None] = {}
+        for index, piece in enumerate(self.pieces(range(len(self.tokenizer)))):
+            found[piece] = None if piece in found else index
+        return found
+
     def _piece(self, index: int) -> str:
         piece = self.decode([index])
         if "\ufffd" not in piece:

@@ -230,6 +230,8 @@ def test_pieces_are_readable(case):
     pieces = model.pieces(ids)
     assert pieces[:2] == ["a", " "] and pieces[-1] == "\n"
     assert "".join(pieces[2:-1]) == "<E6><95><B0>"  # part of a character shows as its bytes
+    assert [model.text.token_of(piece) for piece in pieces] == ids  # and tells which token it is
+    assert model.text.token_of("no such piece") is None
     assert model.pieces([model.mask_id]) == [model.tokenizer.convert_ids_to_tokens(model.mask_id)]
     unused = model.model.config.vocab_size - 1
     assert model.pieces([unused]) == [f"<{unused}>"]

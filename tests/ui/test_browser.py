@@ -147,7 +147,7 @@ def test_two_checkpoints_answer_on_the_chat_page_and_the_vote_is_kept(app, db, p
     expect(page.get_by_role("button", name="Generate", exact=True)).to_be_enabled()
     expect(page.locator("#chat-stage-b")).not_to_be_visible()
     page.locator("#chat-checkpoint_b input").click()
-    page.get_by_role("option").filter(has_text=f"Run {run.id} adder \u00b7 step 0").click()
+    page.get_by_role("option").filter(has_text=f"Run {run.id} \u00b7 step 0").click()
     expect(page.locator("#chat-vote-counts")).to_have_text("No votes on this pair yet.")
     page.get_by_label("Prompt").fill("37+48")
     page.get_by_role("button", name="Generate", exact=True).click()

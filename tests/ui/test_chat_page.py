@@ -81,9 +81,9 @@ def answered(page: ChatPage, **question) -> tuple[list[dict], dict]:
 def test_choices_are_newest_first_and_say_what_they_are(page):
     choices = chat_words.checkpoint_choices(list_runs(page.services.db), all_checkpoints(page.services.db))
     assert [label for label, _ in choices] == [
-        "Run 2 stack_programs \u00b7 step 0 \u00b7 warm start",
-        "Run 1 adder \u00b7 step 5 \u00b7 evaluation \u00b7 reward 0.84",
-        "Run 1 adder \u00b7 step 0 \u00b7 warm start \u00b7 reward 0.25",
+        "Run 2 \u00b7 step 0 \u00b7 stack_programs, warm start",
+        "Run 1 \u00b7 step 5 \u00b7 reward 0.84 \u00b7 adder, evaluation",
+        "Run 1 \u00b7 step 0 \u00b7 reward 0.25 \u00b7 adder, warm start",
     ]
 
 

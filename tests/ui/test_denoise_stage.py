@@ -310,6 +310,20 @@ def test_what_filled_up_a_stored_completion_comes_with_its_last_step(browser):
     assert steps == [[[[1, "<eos>", 0.9]], []], [[[0, "5", 0.8]], [[2, "<eos>"]]]]
 
 
+def test_a_stored_completion_is_gone_on_with_by_its_tokens(browser):
+    """It came without token ids; what it showed at a step is named by the tokens themselves."""
+    tab = open_tab(browser)
+    ids = tab.evaluate("""async () => {
+        const { Trace, eventsOfStored } = await import('/assets/denoise_trace.js');
+        const trace = new Trace();
+        const rows = [[0, 2, '<eos>', 0], [1, 1, '<eos>', 0.9], [2, 0, '5', 0.8]];
+        for (const event of eventsOfStored({ prompt: '2+3', trace: rows })) trace.add(event);
+        return [trace.ids(1), trace.ids(2)];
+    }""")
+    tab.close()
+    assert ids == [[[1, {"piece": "<eos>"}]], [[1, {"piece": "<eos>"}], [0, {"piece": "5"}], [2, {"piece": "<eos>"}]]]
+
+
 # ---- as the Chat page has it: two stages that go together, each under its conversation
 
 TWO = """async made => {

@@ -83,9 +83,18 @@ def test_fixed_words_stand_and_a_span_is_written_again(lab):
     }
 
 
+def test_a_stored_rollout_is_gone_on_with_by_its_tokens_alone(lab):
+    """It came without token ids; an end token is one as well."""
+    made = final(denoised(lab, locked=[[0, {"piece": "0"}], [1, {"piece": "+"}], [7, {"piece": "<eos>"}]]))
+    assert [made[i][0] for i in (0, 1, 7)] == ["0", "+", "<eos>"] and len(made) == 8
+    known = lab.get("/api/lab/checkpoints").json()[0]
+    assert (known["run"], known["step"]) == (1, 5), "the page takes the checkpoint of the rollout's own run"
+
+
 @pytest.mark.parametrize(("locked", "words"), (
     ([[6, "123"]], "does not fit"), ([[0, 10**6]], "no token"), ([[-1, "1"]], "does not fit"),
     ([[0, "\u00e9"]], "no token for"),
+    ([[0, {"piece": "12"}]], "no token '12'"), ([[0, {"piece": 1}]], "list of"), ([[0, {}]], "list of"),
     ([[0, "12345678"]], "nothing to fill"), ([["0", "1"]], "list of"), ([[0, True]], "list of"), ([[0, 1]], "no token"),
 ))
 def test_words_that_cannot_be_fixed_get_a_sentence(lab, locked, words):

@@ -44,13 +44,18 @@ export class Trace {
     this.history.get(position).push(cell);
   }
 
-  /** The token ids after `step` steps as [[position, id], ...]; null where some token came without its id. */
+  /**
+   * What stands after `step` steps as [[position, token id], ...]; [position, {piece: token}] where it came without its
+   * id, as in a stored rollout.
+   */
   ids(step) {
-    const found = [...this.locked].map(([position, [, id]]) => [position, id]);
+    const named = (token, id) => (Number.isInteger(id) ? id : { piece: token });
+    const found = [...this.locked].map(([position, [token, id]]) => [position, named(token, id)]);
     for (const [position, commits] of this.history) {
-      if (commits.some((commit) => commit.step <= step)) found.push([position, this.details.get(position)?.id ?? this.filled.get(position)]);
+      const shown = commits.findLast((commit) => commit.step <= step);
+      if (shown) found.push([position, named(shown.token, this.details.get(position)?.id ?? this.filled.get(position))]);
     }
-    return found.every(([, id]) => Number.isInteger(id)) ? found : null;
+    return found;
   }
 
   /** Steps received so far. */

@@ -23,8 +23,8 @@ class Lab {
       type: "button", class: "bgpo-button small", data: { kind }, text: label, on: { click: () => this.save(kind) } })));
     this.status = el("p", { class: "status", role: "status" });
     this.taken = this.buildTaken();
-    element.append(el("div", { class: "sides" }, this.form.element,
-      el("div", { class: "board" }, this.taken, this.stages.element, el("div", { class: "bgpo-card under" }, this.bar, this.hint, el("div", { class: "take" }, el("span", { class: "bgpo-soft", text: "Take it away:" }), this.files), this.status))));
+    this.under = el("div", { class: "bgpo-card under" }, this.bar, this.hint, el("div", { class: "take" }, el("span", { class: "bgpo-soft", text: "Take it away:" }), this.files), this.status);
+    element.append(el("div", { class: "sides" }, this.form.element, el("div", { class: "board" }, this.taken, this.stages.element, this.under)));
     new ResizeObserver(() => this.opened()).observe(element);
     this.edits([]);
     this.opened();
@@ -38,13 +38,15 @@ class Lab {
       await this.form.load(Number(query.get("checkpoint")) || null);
       const rollout = /^(\d+)-(\d+)-(\d+)-(\d+)$/.exec(query.get("rollout") || "");
       if (rollout) await this.openRollout(...rollout.slice(1).map(Number));
-      else if (!this.stages.filled) this.stages.say(this.form.known.length ? "Denoise a prompt to look inside, or import a trace." : "Start a run first: its warm start is the first checkpoint. Or import a trace.");
+      else if (!this.stages.filled && this.form.known.length) this.stages.say("Denoise a prompt to look inside, or import a trace.");
+      else if (!this.stages.filled) this.stages.say("Start a run first: its warm start is the first checkpoint. Or import a trace.", { label: "New run", area: "new" });
     } catch (error) {
       this.stages.say(error.message);
     }
   }
 
   async openRollout(run, step, problem, index) {
+    this.form.choose(run, step);
     const rows = await get(`/api/runs/${run}/rollouts/group?step=${step}&problem=${problem}`);
     const row = rows.find((item) => item.index === index);
     const { trace } = await get(`/api/runs/${run}/rollouts/trace?step=${step}&problem=${problem}&completion=${index}`);
@@ -66,13 +68,13 @@ class Lab {
     this.locked = locked;
     this.taken.hidden = true;
     const chosen = this.form.chosen();
-    if (!chosen.length) { setText(this.status, "Choose a checkpoint first."); return; }
+    if (!chosen.length) { this.tell("Choose a checkpoint first."); return; }
     this.abort?.abort();
     const abort = this.abort = new AbortController();
     const previous = chosen.length === 1 ? this.stages.first?.trace : null;
     const settings = this.form.settings(chosen[0]);
     this.form.busy(true);
-    setText(this.status, "");
+    this.tell("");
     this.stages.begin(chosen.map(({ label }) => label));
     try {
       // one after the other: one model in memory. What stands in the same place is drawn from the same noise
@@ -84,7 +86,7 @@ class Lab {
     } catch (error) {
       if (error.name === "AbortError") this.stages.stopped();
       else if (error.taken) this.offer(error.message);
-      else setText(this.status, error.message);
+      else this.tell(error.message);
     }
     if (this.abort === abort) { this.form.busy(false); this.edits([]); }
   }
@@ -119,28 +121,32 @@ class Lab {
 
   edits(span) {
     const stage = this.stages.first;
-    const ready = Boolean(stage?.trace.finished) && !this.form.working;
+    const whole = ["end", "stopped"].includes(stage?.trace.end?.kind) && stage.trace.start !== null; // not one that failed
+    const ready = whole && !this.form.working;
     const button = (text, title, action) => el("button", { type: "button", class: "bgpo-button small", text, title, on: { click: action } });
     const parts = [];
-    if (ready && stage.shown < stage.trace.last) parts.push(button(`Go on from step ${stage.shown}`, "Keeps what stands at this step and writes the rest with the settings on the left.", () => this.again(stage.trace.ids(stage.shown))));
+    if (ready && stage.shown < stage.trace.last) parts.push(button(`Go on from step ${stage.shown}`, "Keeps what stands at this step and writes the rest with the settings on the left.", () => this.denoise(stage.trace.ids(stage.shown))));
     if (ready && span.length) {
       const words = span.length === 1 ? `position ${span[0] + 1}` : `positions ${span[0] + 1} to ${span[span.length - 1] + 1}`;
-      parts.push(button(`Write ${words} again`, "Keeps everything else as it is at the last step.", () => this.again(stage.trace.ids(stage.trace.last)?.filter(([position]) => !span.includes(position)))));
+      parts.push(button(`Write ${words} again`, "Keeps everything else as it is at the last step.", () => this.denoise(stage.trace.ids(stage.trace.last).filter(([position]) => !span.includes(position)))));
       parts.push(button(`Fix ${words}`, "Keeps these tokens in the next denoisings.", () => this.fix(span)));
     }
     this.bar.replaceChildren(...parts);
     setText(this.hint, !ready ? "" : parts.length && span.length ? "" : "Click a token to select it, Shift-click to select a span; the slider chooses a step to go on from.");
     for (const file of this.files.children) file.disabled = !ready;
+    this.ready = ready;
+    this.tell(this.status.textContent);
   }
 
-  again(locked) {
-    if (!locked) { setText(this.status, "This trace came without token ids, so it cannot be gone on with; denoise the prompt here first."); return; }
-    this.denoise(locked);
+  // The card under the stages is there once it has something to offer or to say.
+  tell(sentence) {
+    setText(this.status, sentence);
+    this.under.hidden = !(sentence || this.ready || this.form.working);
   }
 
   fix(span) {
     const { trace } = this.stages.first;
-    const ids = new Map(trace.ids(trace.last) || []);
+    const ids = new Map(trace.ids(trace.last));
     const cells = trace.canvas(trace.last);
     for (const position of span) if (ids.has(position)) this.form.fix(position, ids.get(position), cells[position].token);
   }
@@ -151,7 +157,7 @@ class Lab {
     try {
       await saved(kind, this.stages.events);
     } catch (error) {
-      setText(this.status, error.message);
+      this.tell(error.message);
     }
   }
 
@@ -160,10 +166,10 @@ class Lab {
       const events = await shownFile(file);
       this.form.prompt.value = events[0].prompt ?? "";
       this.stages.load([{ title: file.name, events }], { play: true });
-      setText(this.status, "");
+      this.tell("");
       this.edits([]);
     } catch (error) {
-      setText(this.status, error.message);
+      this.tell(error.message);
     }
   }
 }

@@ -59,6 +59,16 @@ export class LabForm {
     if (!ids.length || wanted) this.fill();
   }
 
+  /** The run's own checkpoint that comes closest to what it was at a step: the last one before, else the first. */
+  choose(run, step) {
+    const own = this.known.filter((item) => item.run === run).sort((a, b) => a.step - b.step);
+    const found = own.findLast((item) => item.step <= step) ?? own[0];
+    if (!found) return;
+    this.checkpoints.replaceChildren();
+    this.addCheckpoint(found.id);
+    this.fill();
+  }
+
   addCheckpoint(id) {
     const used = this.chosenIds();
     const next = id ?? this.known.find((item) => !used.includes(item.id))?.id ?? this.known[0]?.id;

@@ -17,9 +17,10 @@ export class LockStep {
   get events() { return this.parts[0].events; }
   get filled() { return Boolean(this.first?.trace.start); }
 
-  say(sentence) {
+  /** action: a way out, {label, area}. */
+  say(sentence, action = null) {
     this.make([""]);
-    this.first.push({ kind: "idle", text: sentence });
+    this.first.push({ kind: "idle", text: sentence, action });
   }
 
   make(titles) {
