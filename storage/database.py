@@ -195,7 +195,9 @@ def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:
                 f"The driver for {url.drivername} is not installed ({error}); install it with"
                 " `pip install psycopg[binary]` or use a SQLite file, such as sqlite:///runs.db."
             ) from error
-    engine, path = create_engine(url, module=sqlite_module, connect_args={"timeout": BUSY_TIMEOUT}), Path(url.database)
+    # the connection that was used last is taken first: the others would read the same pages again
+    engine = create_engine(url, module=sqlite_module, connect_args={"timeout": BUSY_TIMEOUT}, pool_use_lifo=True)
+    path = Path(url.database)
 
     @event.listens_for(engine, "connect")
     def on_connect(connection, record):

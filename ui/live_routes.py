@@ -79,7 +79,7 @@ class Poll:
         with self._lock:
             if self._empty.get(question) == mark:
                 return {"now": round(time.time(), 2), "same": True}
-        found = live_answer(self._services, self._summaries, runs, seen, newest)
+        found = live_answer(self._services, self._summaries, mark, runs, seen, newest)
         with self._lock:
             self._empty.pop(question, None)
             if not any(found[part] for part in ("all", "runs", "gone", "points", "alerts")) and found["seen"] == seen:
@@ -151,11 +151,11 @@ def bucket_columns(buckets: list[Bucket]) -> list[list[float | None]]:
 
 
 def live_answer(
-    services: Services, summaries: RunSummaries, runs: str, seen: str, newest: int = FIRST
+    services: Services, summaries: RunSummaries, mark: str, runs: str, seen: str, newest: int = FIRST
 ) -> dict[str, Any]:
-    """The answer to one poll, read anew."""
+    """The answer to one poll, read anew, if the database has changed since `mark`."""
     selected = selection(runs)
-    changed, gone, view, everything = summaries.since(seen, newest, selected)
+    changed, gone, view, everything = summaries.since(mark, seen, newest, selected)
     points, alerts = {}, {}
     counts = summaries.alert_totals(selected)
     for run_id, has in selected.items():

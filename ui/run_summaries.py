@@ -12,7 +12,6 @@ from typing import Any
 
 from bgpo.config import KNOBS, TrainConfig
 from storage.alerts import alert_counts
-from storage.changes import Changes
 from storage.labels import Labels, labels_of
 from storage.queue import queued_runs
 from storage.run_list import bests, latest, sparkline
@@ -57,8 +56,7 @@ class RunSummaries:
     def __init__(self, services: Services):
         self._db = services.db
         self._lock = threading.Lock()
-        self._changes = Changes(services.db)
-        self._mark = ""  # of the database at the last look
+        self._mark = ""  # of the database at the last look, as `Changes` gives it
         self._reach, self._asked = 0, set[int]()  # the newest so many, and others, that were looked at
         self._newest: list[int] = []
         self._working: list[int] = []
@@ -73,15 +71,18 @@ class RunSummaries:
             return {id: self._known[id].item["alerts"] for id in ids if id in self._known}
 
     def since(
-        self, token: str, newest: int = FIRST, selected: Collection[int] = ()
+        self, mark: str, token: str, newest: int = FIRST, selected: Collection[int] = ()
     ) -> tuple[dict[int, dict[str, Any]], list[int], View, bool]:
         """Against an earlier answer: changed summaries, ids that are gone, the view, whether this is everything.
 
         An answer goes at most FIRST runs further back than the page's own, so none is long; the page asks again.
+
+        Args:
+            mark: of the database, taken before this call; with the one of the last call nothing is read again.
         """
         with self._lock:
             before = self._sent.get(token)
-            view = self._view(max(FIRST, min(newest, len(before or ()) + FIRST)), frozenset(selected))
+            view = self._view(mark, max(FIRST, min(newest, len(before or ()) + FIRST)), frozenset(selected))
             self._sent[view.token] = view.prints
             self._sent.move_to_end(view.token)
             while len(self._sent) > _REMEMBERED_ANSWERS:
@@ -92,21 +93,20 @@ class RunSummaries:
                        if before is None or before.get(id) != at}
         return changed, [id for id in before or () if id not in view.prints], view, before is None
 
-    def _view(self, newest: int, selected: frozenset[int]) -> View:
-        self._look(newest, selected)
+    def _view(self, mark: str, newest: int, selected: frozenset[int]) -> View:
+        self._look(mark, newest, selected)
         key = newest, selected
         if key not in self._views:
             wanted = {*self._newest[:newest], *self._working, *selected}
             prints = {id: shown.print for id, shown in self._known.items() if id in wanted}
-            token = f"{zlib.crc32(repr(list(prints.items())).encode()):08x}"
+            token = f"{hash(tuple(prints.items())) % 2**64:016x}"
             if len(self._views) >= _REMEMBERED_ANSWERS:
                 self._views.clear()
             self._views[key] = View(min(newest, len(self._newest)), prints, token, self._count - len(prints))
         return self._views[key]
 
-    def _look(self, newest: int, selected: Collection[int]) -> None:
+    def _look(self, mark: str, newest: int, selected: Collection[int]) -> None:
         """Brings what is known up to date; costs next to nothing while nobody has written or asked for more."""
-        mark = self._changes.mark()
         if mark == self._mark and newest <= self._reach and self._asked.issuperset(selected):
             return
         self._reach = max(self._reach, newest)
@@ -195,11 +195,11 @@ def summary(
         "id": run.id, "name": run.name, "status": run.status, "word": run_words.status_word(run),
         "tone": run_words.tone(run), "phase": run.phase, "done": run.phase_done, "total": run.phase_total,
         "rate": run.phase_rate, "eta": run_words.eta_seconds(run), "step": run.step, "steps": run.train_steps,
-        "seconds": run.seconds, "created": run.created_at, "finished": run.finished_at, "beat": run.heartbeat_at,
+        "seconds": run.seconds, "created": _moment(run.created_at), "finished": _moment(run.finished_at),
+        "beat": _moment(run.heartbeat_at),
         "reason": run.reason, "task": config.task if config else "", "readable": config is not None,
-        "reward": now.get(SPARK, (0, None))[1],
-        "best": best,
-        "train_reward": now.get(TRAIN_REWARD, (0, None))[1], "spark": spark,
+        "reward": short(now.get(SPARK, (0, None))[1]), "best": short(best),
+        "train_reward": short(now.get(TRAIN_REWARD, (0, None))[1]), "spark": spark,
         "changed": words, "against": against, "requested": run.requested or "", "queue_place": run.queue_position,
         "alerts": alerts.total(), "serious": alerts["serious"], "parent": run.parent_id, "tags": list(labels.tags),
         "priority": run.priority, "start_at": run.start_at, "after": run.after_id, "parent_step": run.parent_step,
@@ -207,6 +207,11 @@ def summary(
         "quiet_since": run.progress_at if run.stalled_at else None, "notes": bool(labels.notes),
         "archived": labels.archived, "knobs": unusual_knobs(config) if config else {},
     }
+
+
+def _moment(seconds: float | None) -> float | None:
+    """Epoch seconds to a hundredth: pages show ages."""
+    return None if seconds is None else round(seconds, 2)
 
 
 def unusual_knobs(config: TrainConfig) -> dict[str, Any]:
