@@ -168,7 +168,7 @@ def build(services, only_loopback: bool, password: str | None):
     from ui import api, assets, pages
     from ui.access import LOOPBACK, Access
     from ui.limits import MAX_UPLOAD, Limits, ZippedPage
-    from ui.theme import CSS, HEAD, theme
+    from ui.theme import CSS, head, theme
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -184,7 +184,7 @@ def build(services, only_loopback: bool, password: str | None):
     app.include_router(api.build_router(services))
     api.add_refusals(app)
     app = gr.mount_gradio_app(
-        app, pages.build(services), path="/", theme=theme(), css=CSS, head=HEAD, footer_links=[], run_history=False,
+        app, pages.build(services), path="/", theme=theme(), css=CSS, head=head(), footer_links=[], run_history=False,
         ssr_mode=False, show_error=False, enable_monitoring=False, allowed_paths=[], max_file_size=MAX_UPLOAD,
     )
     return Limits(Access(app, LOOPBACK if only_loopback else None, password))

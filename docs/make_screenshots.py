@@ -31,6 +31,8 @@ TALLEST = {"wide": 1500, "narrow": 1700}  # pixels; below, a long page only repe
 COLOURS = 160  # of a picture: flat colours and text need no more, and take a third of the bytes
 SETTLED_MS = 1500
 BOTH = ("light", "dark")
+# by the module that the page has: under another address it would be another one
+SET_THEME = "name => import(document.querySelector('script[src$=\"/shell.js\"]').src).then(it => it.setTheme(name))"
 SLOW_MS = 120_000  # a model is loaded, a measurement runs
 
 
@@ -201,7 +203,7 @@ def take(browser: Browser, base: str, wanted: dict[str, Shot], out: Path, sizes:
                 page.evaluate("scrollTo(0, 0)")
             for scheme in schemes:
                 if scheme != schemes[0]:
-                    page.evaluate("name => import('/assets/shell.js').then(shell => shell.setTheme(name))", scheme)
+                    page.evaluate(SET_THEME, scheme)
                 page.mouse.move(0, 0)
                 page.wait_for_timeout(SETTLED_MS)
                 picture = small(page.screenshot(full_page=shot.whole, timeout=SLOW_MS), TALLEST[size])

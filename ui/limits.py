@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from gradio.brotli_middleware import BrotliResponder, Mode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ui.compression import chosen
 
 MAX_BODY = 8 * 2**20  # bytes; forms, chats and edited traces are far below
 MAX_UPLOAD = 8 * 2**30  # bytes; an archive of a run holds checkpoints
@@ -28,8 +31,12 @@ class ZippedPage:
         self.app, self.zipped = app, GZipMiddleware(app, minimum_size=1000, compresslevel=6)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = scope["type"] == "http" and scope["path"] in ("/", "/config")
-        await (self.zipped if page else self.app)(scope, receive, send)
+        app = self.app
+        if scope["type"] == "http" and scope["path"] in ("/", "/config"):
+            # Gradio's own middleware packs what has a file's ending
+            brotli = chosen(Headers(scope=scope).get("accept-encoding", "")) == "br"
+            app = BrotliResponder(app, 4, Mode.text, 22, 0, 1000) if brotli else self.zipped
+        await app(scope, receive, send)
 
 
 class _TooLong(Exception):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ui.assets import address
+
 LIGHT: dict[str, str] = {
     "bg": "#f4f6f6",
     "surface": "#ffffff",
@@ -244,11 +246,13 @@ CSS = (
     + _SHARED
 )
 
-# before the first paint: the theme that was chosen here before, else the system's (which Gradio follows by itself)
-HEAD = """
+def head() -> str:
+    """What the page begins with. Before its first paint comes the theme that was chosen here before, else the system's
+    (which Gradio follows by itself)."""
+    return f"""
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<script type="module" src="/assets/shell.js"></script>
+<script type="module" src="{address('shell.js')}"></script>
 """
 
 

@@ -12,7 +12,7 @@ from ui.theme import DARK, LIGHT, MONO, SANS
 
 _FOLDER = Path(__file__).parent / "components"
 _MODULES = ("dom", "denoise_trace", "denoise_strip", "conversation", "stage_link", "denoise_stage")
-_IMPORT = re.compile(r'"/assets/(\w+)\.js"')
+_IMPORT = re.compile(r'"\./(\w+)\.js"')
 MOST_POSITIONS, MOST_STEPS = 4096, 4096
 
 

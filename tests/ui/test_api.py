@@ -24,6 +24,7 @@ from storage.settings import pause_queue
 from ui import assets
 from ui.access import LOOPBACK, Access
 from ui.components.chart_board import CHARTS, SECTIONS, chart_of_its_own, charted, described
+from ui.compression import chosen
 from ui.live_routes import OVERVIEW_BUCKETS, Seen, selection
 from ui.run_routes import LOG_TAIL, tail
 
@@ -300,13 +301,37 @@ def test_a_selection_is_read_leniently():
 
 
 def test_assets_are_ours_only(client):
-    found = client.get("/assets/chart_board.js")
+    found = client.get("/assets/chart_board.js", headers={"accept-encoding": "gzip"})
     assert found.headers["content-type"].startswith("text/javascript") and found.headers["content-encoding"] == "gzip"
     again = client.get("/assets/chart_board.js", headers={"if-none-match": found.headers["etag"]})
     assert again.status_code == 304 and not again.content
-    assert client.get("/assets/plotly.min.js").headers["content-encoding"] == "gzip"
+    assert client.get(assets.address("plotly.min.js")).headers["content-encoding"] == "br"
     for name in ("chart_board.py", "..%2fapi.py", "../api.py", "nothing.js", "%2e%2e/theme.py"):
         assert client.get(f"/assets/{name}").status_code == 404
+        assert client.get(assets.address(name)).status_code == 404
+
+
+def test_an_asset_of_this_version_is_kept_by_a_browser_and_no_other_is(client, tmp_path, monkeypatch):
+    def kept(address: str) -> bool:
+        return "immutable" in client.get(address).headers["cache-control"]
+
+    address = assets.address("dom.js")
+    assert kept(address) and not kept("/assets/dom.js") and not kept("/assets/0123456789abcdef/dom.js")
+    monkeypatch.setattr(assets, "COMPONENTS", tmp_path)  # another text under the same address, as after an update
+    (tmp_path / "dom.js").write_text("export const changed = 1;")
+    assert not kept(address) and client.get(address).text == "export const changed = 1;"
+
+
+@pytest.mark.parametrize("accepted, way", [
+    ("gzip, deflate, br, zstd", "br"), ("gzip", "gzip"), ("br;q=0, gzip;q=0.5", "gzip"), ("identity", ""), ("", ""),
+    ("gzip;q=0.0, BR ; q=0.1", "br"), ("unbr, gzip0", ""),
+])
+def test_what_is_sent_is_packed_as_the_browser_can_read_it(client, accepted, way):
+    assert chosen(accepted) == way
+    for path in ("/api/knobs", assets.address("live.js")):
+        answer = client.get(path, headers={"accept-encoding": accepted})
+        assert answer.headers.get("content-encoding", "") == way
+        assert answer.text == client.get(path, headers={"accept-encoding": "identity"}).text
 
 
 def test_no_component_writes_markup():

@@ -136,10 +136,10 @@ def test_tags_notes_and_the_archive_are_kept(app, db, page, runs):
 @pytest.mark.parametrize("late", ["launcher", pytest.param("chart_board", marks=pytest.mark.slow)])
 def test_a_page_is_whole_though_a_module_comes_after_the_runs(app, page, runs, late):
     held = []
-    page.route(f"**/assets/{late}.js", lambda route: held.append(route))
+    page.route(f"**/assets/*/{late}.js", lambda route: held.append(route))
     with page.expect_response("**/api/live?*"):
         page.goto(f"{app.url}/?run={runs[0].id}")
-    page.wait_for_function("import('/assets/live.js').then(({ live }) => live.loaded)")
+    page.wait_for_function("window.bgpo.live.loaded")
     for route in held:
         route.continue_()
     expect(page.locator(".bgpo-run-header .one h2")).to_have_text(runs[0].name)

@@ -188,11 +188,12 @@ def test_a_body_without_a_length_is_counted():
     assert refused.status_code == 413 and "send less" in refused.json()["error"]
 
 
-def test_the_page_itself_is_compressed(client):
-    page = client.get("/", headers={"accept-encoding": "gzip"})
-    assert page.headers["content-encoding"] == "gzip"
+@pytest.mark.parametrize("way", ["br", "gzip"])
+def test_the_page_itself_is_compressed(client, way):
+    page = client.get("/", headers={"accept-encoding": way})
+    assert page.headers["content-encoding"] == way
     assert int(page.headers["content-length"]) < 80_000 < len(page.content)
-    assert "content-encoding" not in client.get("/nothing", headers={"accept-encoding": "gzip"}).headers
+    assert "content-encoding" not in client.get("/nothing", headers={"accept-encoding": way}).headers
 
 
 def test_answers_keep_browsers_strict(client):

@@ -1,7 +1,7 @@
 // What the health rules say of the selected runs: newest first, the older ones folded away, nothing when all is well.
 
-import { age, el, setText, styles, svg } from "/assets/dom.js";
-import { live } from "/assets/live.js";
+import { age, el, setText, styles, svg } from "./dom.js";
+import { live } from "./live.js";
 
 const SHOWN = 2;
 const WORDS = { warning: "Warning", serious: "Serious" };

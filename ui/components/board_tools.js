@@ -1,14 +1,14 @@
 // How all charts are looked at, in one line that stays in sight: axis, smoothing, scale, tail, seeds; which charts; kept
 // views; a link to exactly this.
 
-import { copyText, el, post, get, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { AXES, view } from "/assets/view.js";
-import { drawnRuns } from "/assets/chart_curves.js";
-import { crosshair } from "/assets/crosshair.js";
-import { keys } from "/assets/keys.js";
-import { menuButton } from "/assets/menu.js";
-import { ChartChooser } from "/assets/chart_chooser.js";
+import { copyText, el, post, get, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { AXES, view } from "./view.js";
+import { drawnRuns } from "./chart_curves.js";
+import { crosshair } from "./crosshair.js";
+import { keys } from "./keys.js";
+import { menuButton } from "./menu.js";
+import { ChartChooser } from "./chart_chooser.js";
 
 export function mount(element, props) {
   styles("board_tools");

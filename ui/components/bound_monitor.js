@@ -1,8 +1,8 @@
 // The bound of each selected run in words: a live check of the trainer on-policy, a measure of staleness off-policy.
 
-import { el, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { verdict } from "/assets/bound_words.js";
+import { el, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { verdict } from "./bound_words.js";
 
 export function mount(element) {
   styles("bound_monitor");

@@ -1,17 +1,17 @@
 // One chart: a card with a Plotly figure. Which part of the axis it shows is the view's affair and always given to
 // Plotly explicitly, so neither new points nor another theme can move a zoom; what is hidden is the view's as well.
 
-import { el, figure, setText } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { view, AXES } from "/assets/view.js";
-import { crosshair } from "/assets/crosshair.js";
-import { curvesOf, drawnRuns, placeOfStep, seriesOf, stepAt, timeUnit } from "/assets/chart_curves.js";
-import { chartWindow } from "/assets/chart_window.js";
-import { drawnMarks } from "/assets/chart_marks.js";
-import { lineTraces, stackedTraces } from "/assets/chart_traces.js";
-import { nearest, tailWindow } from "/assets/series_maths.js";
-import { baseLayout, plain, token } from "/assets/plot.js";
-import { chartMenu, DataTable } from "/assets/chart_menu.js";
+import { el, figure, setText } from "./dom.js";
+import { live } from "./live.js";
+import { view, AXES } from "./view.js";
+import { crosshair } from "./crosshair.js";
+import { curvesOf, drawnRuns, placeOfStep, seriesOf, stepAt, timeUnit } from "./chart_curves.js";
+import { chartWindow } from "./chart_window.js";
+import { drawnMarks } from "./chart_marks.js";
+import { lineTraces, stackedTraces } from "./chart_traces.js";
+import { nearest, tailWindow } from "./series_maths.js";
+import { baseLayout, plain, token } from "./plot.js";
+import { chartMenu, DataTable } from "./chart_menu.js";
 
 const DOUBLE_CLICK_MS = 500;
 const CLICK_PX = 4; // a press that moves less is a click, not a zoom

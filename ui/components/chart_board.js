@@ -1,17 +1,17 @@
 // The charts of the selected runs in their sections, drawn from the live store; or those that somebody has chosen, in
 // their order. See chart.js for one chart, view.js for how they are looked at.
 
-import { el, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { view } from "/assets/view.js";
-import { crosshair } from "/assets/crosshair.js";
-import { Chart } from "/assets/chart.js";
-import { marks } from "/assets/chart_marks.js";
-import { toggleLog } from "/assets/chart_menu.js";
-import { keys } from "/assets/keys.js";
-import { loadPlotly } from "/assets/plot.js";
-import { RolloutPeek } from "/assets/rollout_peek.js";
-import { Section, unknown } from "/assets/chart_section.js";
+import { el, styles } from "./dom.js";
+import { live } from "./live.js";
+import { view } from "./view.js";
+import { crosshair } from "./crosshair.js";
+import { Chart } from "./chart.js";
+import { marks } from "./chart_marks.js";
+import { toggleLog } from "./chart_menu.js";
+import { keys } from "./keys.js";
+import { loadPlotly } from "./plot.js";
+import { RolloutPeek } from "./rollout_peek.js";
+import { Section, unknown } from "./chart_section.js";
 
 export const boards = []; // every board of the page, the one that leads first
 

@@ -1,9 +1,9 @@
 // Which charts one looks at and in what order: the list behind the button "Charts".
 
-import { el } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { view } from "/assets/view.js";
-import { anyLength } from "/assets/chart_curves.js";
+import { el } from "./dom.js";
+import { live } from "./live.js";
+import { view } from "./view.js";
+import { anyLength } from "./chart_curves.js";
 
 export class ChartChooser {
   // props: sections with their charts, titles of the metrics that have charts of their own

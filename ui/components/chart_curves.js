@@ -1,8 +1,8 @@
 // What a chart draws: one curve per run (or per group of seeds) and series, each with its abscissae on the chosen axis.
 
-import { live } from "/assets/live.js";
-import { AXES, view } from "/assets/view.js";
-import { interpolated, meanBand } from "/assets/series_maths.js";
+import { live } from "./live.js";
+import { AXES, view } from "./view.js";
+import { interpolated, meanBand } from "./series_maths.js";
 
 // knobs that do not change what is learned: runs that differ in nothing else are one group
 const SAME_LEARNING = new Set(["seed", "threads"]);

@@ -1,9 +1,9 @@
 // What happened to the selected runs along their steps: checkpoints, resumed or ended processes, alerts. Asked for when a
 // run's status changes or an evaluation has come in, which is when something can have happened.
 
-import { age, figure, get } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { plain, token, wrapped } from "/assets/plot.js";
+import { age, figure, get } from "./dom.js";
+import { live } from "./live.js";
+import { plain, token, wrapped } from "./plot.js";
 
 const KINDS = { warm_start: "warm start", evaluation: "evaluation", final: "the end", stop: "a stop" };
 const EVALUATION = "reward/heldout_greedy";

@@ -1,10 +1,10 @@
 // What can be done with one chart: log scale, the numbers behind it as a table, and copies to take away.
 
-import { el, figure } from "/assets/dom.js";
-import { view } from "/assets/view.js";
-import { csv } from "/assets/series_maths.js";
-import { menuButton } from "/assets/menu.js";
-import { token } from "/assets/plot.js";
+import { el, figure } from "./dom.js";
+import { view } from "./view.js";
+import { csv } from "./series_maths.js";
+import { menuButton } from "./menu.js";
+import { token } from "./plot.js";
 
 const MOST_ROWS = 200;
 const PNG_SCALE = 3; // sharp enough for print

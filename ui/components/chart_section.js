@@ -3,9 +3,9 @@
 // A chart without data is not shown, nor a section without charts. A metric that no chart names gets its own chart here
 // when its prefix is one of the section's, whether this version knows the metric or not.
 
-import { el, setText } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { anyLength } from "/assets/chart_curves.js";
+import { el, setText } from "./dom.js";
+import { live } from "./live.js";
+import { anyLength } from "./chart_curves.js";
 
 const FOLDED = "bgpo-folded-sections";
 

@@ -1,9 +1,9 @@
 // Curves as Plotly traces: bands, the raw line behind the smoothed one, gaps as marks on the axis, stacked areas.
 
-import { live } from "/assets/live.js";
-import { view } from "/assets/view.js";
-import { smoothed } from "/assets/series_maths.js";
-import { plain, shade } from "/assets/plot.js";
+import { live } from "./live.js";
+import { view } from "./view.js";
+import { smoothed } from "./series_maths.js";
+import { plain, shade } from "./plot.js";
 
 const MANY_POINTS = 20000; // beyond it WebGL draws
 const DOTTED = 120; // fewer points than this may be marked one by one

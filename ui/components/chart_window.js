@@ -1,10 +1,10 @@
 // Finer buckets of the window that is zoomed into, for runs that are held as buckets. One request per run answers for
 // all the charts on the screen; what has been asked for once is kept until the window moves.
 
-import { get } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { view } from "/assets/view.js";
-import { stepAt } from "/assets/chart_curves.js";
+import { get } from "./dom.js";
+import { live } from "./live.js";
+import { view } from "./view.js";
+import { stepAt } from "./chart_curves.js";
 
 const BUCKETS = 600;
 const SETTLES_MS = 120; // a zoom by wheel or key comes in many small moves

@@ -1,8 +1,8 @@
 // The checkpoints of the run, newest last, each with the validation reward it is chosen by, a way to talk to it and a way to take it along.
 
-import { age, copyButton, el, figure, get, post, styles } from "/assets/dom.js";
-import { openFork } from "/assets/fork.js";
-import { live, openArea, writeUrl } from "/assets/live.js";
+import { age, copyButton, el, figure, get, post, styles } from "./dom.js";
+import { openFork } from "./fork.js";
+import { live, openArea, writeUrl } from "./live.js";
 
 const KINDS = { warm_start: "Warm start", evaluation: "Evaluation", final: "Final", stop: "Stopped here" };
 

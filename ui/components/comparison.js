@@ -1,8 +1,8 @@
 // Several selected runs: in words what differs, and a table of those knobs and of the best and newest figures, by any
 // column. The plots over many runs are in sweep_plots.js.
 
-import { duration, el, figure, get, setText } from "/assets/dom.js";
-import { live } from "/assets/live.js";
+import { duration, el, figure, get, setText } from "./dom.js";
+import { live } from "./live.js";
 
 const KEPT = "bgpo-comparison-metrics";
 const COLUMNS = [

@@ -1,6 +1,6 @@
 // A config as a file: dropped in or chosen, it fills the New run form; copied or saved, it goes along with a command.
 
-import { copyText, download, el, styles } from "/assets/dom.js";
+import { copyText, download, el, styles } from "./dom.js";
 
 const MOST_BYTES = 64 * 1024;
 

@@ -1,6 +1,6 @@
 // What was asked and answered on this page, oldest first, each answer with its denoising. It lives in the browser only.
 
-import { el, setText, styles } from "/assets/dom.js";
+import { el, setText, styles } from "./dom.js";
 
 const KEPT = 50;
 

@@ -2,8 +2,8 @@
 //
 // Announced on the document as `bgpo:step` with { step, run, pinned }; step is null when nothing is pointed at.
 
-import { live } from "/assets/live.js";
-import { view } from "/assets/view.js";
+import { live } from "./live.js";
+import { view } from "./view.js";
 
 class Crosshair {
   constructor() {

@@ -4,11 +4,11 @@
 // Events that arrive faster than people can follow wait here; nothing is ever slowed down where it is generated, and
 // what is generated slowly is shown at once.
 
-import { el, setText, styles } from "/assets/dom.js";
-import { Trace, duration, figures, percent, plural, rate, visible } from "/assets/denoise_trace.js";
-import { Conversation } from "/assets/conversation.js";
-import { Strip } from "/assets/denoise_strip.js";
-import { together } from "/assets/stage_link.js";
+import { el, setText, styles } from "./dom.js";
+import { Trace, duration, figures, percent, plural, rate, visible } from "./denoise_trace.js";
+import { Conversation } from "./conversation.js";
+import { Strip } from "./denoise_strip.js";
+import { together } from "./stage_link.js";
 
 const SPEEDS = [0.25, 0.5, 1, 2, 4, 8];
 const STEPS_PER_SECOND = 6;

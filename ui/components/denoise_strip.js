@@ -1,7 +1,7 @@
 // The scrubber of the denoising stage: commits per step as bars, masks left as a line, the step as a cursor on both.
 
-import { el, setText, svg } from "/assets/dom.js";
-import { plural } from "/assets/denoise_trace.js";
+import { el, setText, svg } from "./dom.js";
+import { plural } from "./denoise_trace.js";
 
 const HEIGHT = 40;
 

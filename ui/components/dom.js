@@ -29,7 +29,7 @@ function fill(node, options, children) {
 // A module's style sheet, once per page. Modules that come before their sheet are not seen bare: the theme hides those
 // without `bgpo-dressed` while a sheet is on its way.
 export function styles(name) {
-  const href = `/assets/${name}.css`;
+  const { href } = new URL(`./${name}.css`, import.meta.url);
   if (document.querySelector(`link[href="${href}"]`)) return;
   const link = el("link", { rel: "stylesheet", href, on: { load: () => dress(link), error: () => dress(link) } });
   undressed.add(link);

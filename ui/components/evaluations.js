@@ -1,7 +1,7 @@
 // What evaluations have measured: a row per checkpoint, a column per task and completion length, pass@1 in its interval.
 
-import { el, figure, get, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
+import { el, figure, get, setText, styles } from "./dom.js";
+import { live } from "./live.js";
 
 export function mount(element) {
   styles("evaluations");

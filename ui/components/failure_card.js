@@ -1,7 +1,7 @@
 // Why a run failed, what one click does about it, and the last lines of its log.
 
-import { el } from "/assets/dom.js";
-import { openForm } from "/assets/fork.js";
+import { el } from "./dom.js";
+import { openForm } from "./fork.js";
 
 // act(action, button): carries out an action of the run's routes.
 export function failureCard(run, act) {

@@ -1,6 +1,6 @@
 // Puts sentences at the fields they are about: under the control, and told to screen readers as its error.
 
-import { el, styles } from "/assets/dom.js";
+import { el, styles } from "./dom.js";
 
 const state = new Map(); // prefix -> problems, kept so that a field that is unfolded later gets its sentence too
 

@@ -1,7 +1,7 @@
 // Opens the New run form with a run's config, to start from one of its checkpoints. The address says all of it.
 
-import { get } from "/assets/dom.js";
-import { openArea } from "/assets/live.js";
+import { get } from "./dom.js";
+import { openArea } from "./live.js";
 
 // which: a step, "newest" or "best"
 // changes: knobs that are to be different, {job: "evaluate"}

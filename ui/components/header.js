@@ -1,8 +1,8 @@
 // Name, connection and the light/dark switch, on the line of the areas.
 
-import { el, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { setTheme } from "/assets/shell.js";
+import { el, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { setTheme } from "./shell.js";
 
 export function mount(element) {
   styles("header");

@@ -1,12 +1,12 @@
 // A few held-out problems, one row each; one column per evaluation. What the model wrote stands in the cell, so that the
 // careless answer can be seen turning into the right one. A click plays how that answer was denoised.
 
-import { el, get, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { view } from "/assets/view.js";
-import { Stage } from "/assets/denoise_stage.js";
-import { verdictOf } from "/assets/rollout_group.js";
-import { eventsOfStored } from "/assets/denoise_trace.js";
+import { el, get, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { view } from "./view.js";
+import { Stage } from "./denoise_stage.js";
+import { verdictOf } from "./rollout_group.js";
+import { eventsOfStored } from "./denoise_trace.js";
 
 const EVALUATION = "reward/heldout_greedy";
 

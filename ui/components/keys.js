@@ -3,7 +3,7 @@
 // keys.add("j", "Next run", "Runs", () => ...) from any module. Nothing happens while somebody types, but for Ctrl+Enter.
 // A part that listens for keys of its own while it has the focus tells the sheet: keys.note("Home", "First step", ...).
 
-import { el, styles } from "/assets/dom.js";
+import { el, styles } from "./dom.js";
 
 const GROUPS = ["Runs", "Charts", "Denoising", "Everywhere"];
 const NAMES = { " ": "Space", ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", Escape: "Esc" };

@@ -1,11 +1,11 @@
 // The Lab: one to four checkpoints denoise the same prompt with the same noise and are looked at in lock-step. Words can
 // be fixed, spans written again, a denoising gone on with from any step; a trace can be taken away and brought back.
 
-import { el, get, setText, styles } from "/assets/dom.js";
-import { eventsOfStored } from "/assets/denoise_trace.js";
-import { LabForm } from "/assets/lab_form.js";
-import { LockStep } from "/assets/lab_stages.js";
-import { saved, shownFile } from "/assets/lab_files.js";
+import { el, get, setText, styles } from "./dom.js";
+import { eventsOfStored } from "./denoise_trace.js";
+import { LabForm } from "./lab_form.js";
+import { LockStep } from "./lab_stages.js";
+import { saved, shownFile } from "./lab_files.js";
 
 export function mount(element, props) {
   styles("lab");

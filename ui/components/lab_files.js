@@ -1,7 +1,7 @@
 // Traces as files: saved as JSON, as a player without a network, as a GIF; read back from JSON.
 
-import { download } from "/assets/dom.js";
-import { isTrace } from "/assets/trace_check.js";
+import { download } from "./dom.js";
+import { isTrace } from "./trace_check.js";
 
 const MOST_BYTES = 4 * 2 ** 20;
 

@@ -1,6 +1,6 @@
 // What the Lab is asked: checkpoints, prompt, words that stand from the start, sampler settings.
 
-import { el, get, setText } from "/assets/dom.js";
+import { el, get, setText } from "./dom.js";
 
 const MOST = 4;
 

@@ -1,8 +1,8 @@
 // One to four stages in lock-step: the first has the controls, the others show what it shows; where they differ is marked.
 
-import { el, setText } from "/assets/dom.js";
-import { Stage } from "/assets/denoise_stage.js";
-import { comparable } from "/assets/stage_link.js";
+import { el, setText } from "./dom.js";
+import { Stage } from "./denoise_stage.js";
+import { comparable } from "./stage_link.js";
 
 export class LockStep {
   /** chosen(span): the selected positions of the first stage, told again whenever its step changes. */

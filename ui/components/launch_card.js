@@ -1,10 +1,10 @@
 // What Start will do, in words, beside the form; and the sentences at the form's fields.
 
-import { configFile } from "/assets/config_file.js";
-import { copyText, el, styles } from "/assets/dom.js";
-import { goTo, keepErrors, placeErrors } from "/assets/field_errors.js";
-import { live } from "/assets/live.js";
-import { showTask } from "/assets/task_preview.js";
+import { configFile } from "./config_file.js";
+import { copyText, el, styles } from "./dom.js";
+import { goTo, keepErrors, placeErrors } from "./field_errors.js";
+import { live } from "./live.js";
+import { showTask } from "./task_preview.js";
 
 export function mount(element, props, watch, trigger) {
   styles("new_run");

@@ -1,8 +1,8 @@
 // What this is, in one sentence, and the presets: the first click chooses one and shows what it will do, the second
 // starts it. Knobs in the page's address (?preset=adder&train_steps=3) change the preset, and the card says so.
 
-import { el, get, post, styles } from "/assets/dom.js";
-import { live, openArea, openRun } from "/assets/live.js";
+import { el, get, post, styles } from "./dom.js";
+import { live, openArea, openRun } from "./live.js";
 
 export async function mount(element) {
   styles("launcher");

@@ -3,8 +3,8 @@
 // Events: "runs" (rows changed), "queue" (paused or not, slots), "points" (ids with new points), "alerts", "selection", "theme", "connection";
 // "view" (view.js), "marks" and "window" (the charts') are announced here as well.
 
-import { get } from "/assets/dom.js";
-import { addPoints } from "/assets/series_maths.js";
+import { get } from "./dom.js";
+import { addPoints } from "./series_maths.js";
 
 const BUSY = new Set(["queued", "launching", "running"]);
 const FAST_MS = 1000;

@@ -1,7 +1,7 @@
 // The log of the selected run, followed while one is at its end. Text only: whatever a process printed stays text.
 
-import { copyButton, el, get, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
+import { copyButton, el, get, setText, styles } from "./dom.js";
+import { live } from "./live.js";
 
 const MOST_LINES = 3000;
 const FOLLOW_MS = 1500;

@@ -1,10 +1,10 @@
 // What the bound is for: memory against the number of mask draws. The plain objective's line leaves the card, BGPO's
 // stays. Drag the number of draws; one press measures both for real at this run's config.
 
-import { age, el, get, post, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { MOST_DRAWS, bgpo, limit, places, plain, sentence, size, times } from "/assets/memory_words.js";
-import { baseLayout, loadPlotly, plain as escaped, token } from "/assets/plot.js";
+import { age, el, get, post, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { MOST_DRAWS, bgpo, limit, places, plain, sentence, size, times } from "./memory_words.js";
+import { baseLayout, loadPlotly, plain as escaped, token } from "./plot.js";
 
 const GOING = new Set(["queued", "launching", "running"]);
 const SAVED = "memory/saved_mb";

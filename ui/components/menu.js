@@ -1,7 +1,7 @@
 // A button with a small menu: popover, so that a press elsewhere or Esc closes it. Arrow keys walk through it. One that
 // holds fields or other parts besides its entries is a dialog to those who hear the page, and its entries are buttons.
 
-import { el, styles } from "/assets/dom.js";
+import { el, styles } from "./dom.js";
 
 // items(): [{ text, run, pressed? (true or false makes it a switch), danger?, key? } | null for a line | Node], asked for at each opening
 export function menuButton(label, items, options = {}) {

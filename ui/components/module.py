@@ -11,11 +11,13 @@ from typing import Any
 
 import gradio as gr
 
+from ui.assets import address
+
 _NAME = re.compile(r"[a-z_]+")
 
 
 def module(name: str, value: Any = None, **settings: Any) -> gr.HTML:
-    """Mounts `/assets/<name>.js`, which exports `mount(element, props, watch, trigger)`.
+    """Mounts `<name>.js`, which exports `mount(element, props, watch, trigger)`.
 
     `settings` are gr.HTML's own arguments (`elem_id`, ...) and any further props for the module.
 
@@ -29,7 +31,7 @@ def module(name: str, value: Any = None, **settings: Any) -> gr.HTML:
         html_template=f"<div class='bgpo-module bgpo-{name.replace('_', '-')}'></div>",
         js_on_load=(
             # the whole address: code made from a string may keep the base of another page of this browser
-            f"import(location.origin + '/assets/{name}.js').then("
+            f"import(location.origin + '{address(name + '.js')}').then("
             "m => m.mount(element.querySelector('.bgpo-module'), props, watch, trigger))"
         ),
         apply_default_css=False,

@@ -1,12 +1,12 @@
 // Plotly, loaded once, and what every figure of ours has in common.
 
-import { el } from "/assets/dom.js";
+import { el } from "./dom.js";
 
 let plotly = null;
 
 export function loadPlotly() {
   plotly ??= new Promise((resolve, reject) => {
-    const script = el("script", { src: "/assets/plotly.min.js" });
+    const script = el("script", { src: new URL("./plotly.min.js", import.meta.url) });
     script.onload = () => resolve(window.Plotly);
     script.onerror = () => reject(new Error("The charting script could not be loaded."));
     document.head.append(script);

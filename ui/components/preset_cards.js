@@ -1,6 +1,6 @@
 // The presets of the New run page as cards, one of them chosen. Those that need a GPU are folded away until asked for.
 
-import { el, setText, styles } from "/assets/dom.js";
+import { el, setText, styles } from "./dom.js";
 
 export function mount(element, props, watch, trigger) {
   styles("new_run");

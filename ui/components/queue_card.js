@@ -1,8 +1,8 @@
 // The queue: its order by drag or by buttons, priorities, planned starts, and the pause of all of it.
 
-import { el, post, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { menuButton } from "/assets/menu.js";
+import { el, post, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { menuButton } from "./menu.js";
 
 const PRIORITIES = [[1, "High priority"], [0, "Normal priority"], [-1, "Low priority"]];
 const ENDED = new Set(["finished", "stopped", "failed"]);

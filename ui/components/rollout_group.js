@@ -1,9 +1,9 @@
 // One problem with its completions side by side. A press on a completion opens how it was judged and how it was denoised.
 
-import { el, figure, get, reachable, setText } from "/assets/dom.js";
-import { eventsOfStored } from "/assets/denoise_trace.js";
-import { Stage } from "/assets/denoise_stage.js";
-import { openArea, writeUrl } from "/assets/live.js";
+import { el, figure, get, reachable, setText } from "./dom.js";
+import { eventsOfStored } from "./denoise_trace.js";
+import { Stage } from "./denoise_stage.js";
+import { openArea, writeUrl } from "./live.js";
 
 const SHORT = 18; // characters; longer completions get wide cells of several lines
 

@@ -1,11 +1,11 @@
 // What the policy wrote at the step that the mouse rests on in a chart: some groups of it, over the edge of the window that
 // is further from the mouse. Nothing is asked for while the mouse moves, nor twice for one step.
 
-import { el, figure, get, setText, styles } from "/assets/dom.js";
-import { crosshair } from "/assets/crosshair.js";
-import { keys } from "/assets/keys.js";
-import { live } from "/assets/live.js";
-import { verdictOf } from "/assets/rollout_group.js";
+import { el, figure, get, setText, styles } from "./dom.js";
+import { crosshair } from "./crosshair.js";
+import { keys } from "./keys.js";
+import { live } from "./live.js";
+import { verdictOf } from "./rollout_group.js";
 
 const REST_MS = 220;
 const GROUPS = 3, COMPLETIONS = 8; // shown of a step

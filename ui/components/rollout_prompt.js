@@ -1,7 +1,7 @@
 // One prompt through training: its group at every step that drew it, worst to best with the mean, and what was written.
 
-import { el, figure, get, reachable, svg } from "/assets/dom.js";
-import { GroupCard } from "/assets/rollout_group.js";
+import { el, figure, get, reachable, svg } from "./dom.js";
+import { GroupCard } from "./rollout_group.js";
 
 const [WIDTH, HEIGHT, EDGE] = [600, 90, 8];
 

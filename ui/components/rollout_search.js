@@ -1,7 +1,7 @@
 // Completions that hold a text, newest first, with the text marked; a press goes to the step.
 
-import { el, figure } from "/assets/dom.js";
-import { verdictOf } from "/assets/rollout_group.js";
+import { el, figure } from "./dom.js";
+import { verdictOf } from "./rollout_group.js";
 
 const AROUND = 80; // characters shown before and after the first place
 

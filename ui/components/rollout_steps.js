@@ -1,7 +1,7 @@
 // A strip over all steps: per step one bar of its groups by how many of their completions are right, and a slider to
 // choose a step.
 
-import { el, svg } from "/assets/dom.js";
+import { el, svg } from "./dom.js";
 
 const HEIGHT = 36;
 

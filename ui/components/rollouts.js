@@ -1,13 +1,13 @@
 // What the policy wrote while it trained: the kept groups of a step, each problem with its completions side by side.
 // Three ways to look: a step, a text looked for in all steps, one prompt through training. All are in the address.
 
-import { el, get, setText, styles } from "/assets/dom.js";
-import { live, writeUrl } from "/assets/live.js";
-import { GroupCard } from "/assets/rollout_group.js";
-import { promptLine } from "/assets/rollout_prompt.js";
-import { foundList } from "/assets/rollout_search.js";
-import { StepStrip } from "/assets/rollout_steps.js";
-import { view } from "/assets/view.js";
+import { el, get, setText, styles } from "./dom.js";
+import { live, writeUrl } from "./live.js";
+import { GroupCard } from "./rollout_group.js";
+import { promptLine } from "./rollout_prompt.js";
+import { foundList } from "./rollout_search.js";
+import { StepStrip } from "./rollout_steps.js";
+import { view } from "./view.js";
 
 const KINDS = [["any", "All groups"], ["mixed", "Mixed"], ["right", "All right"], ["wrong", "All wrong"], ["flat", "No signal"], ["disagree", "Parts disagree"]];
 const NOTHING = {

@@ -1,8 +1,8 @@
 // Every knob of the run, with those that were changed made plain; the command that does the same; what happened when.
 
-import { configFile } from "/assets/config_file.js";
-import { age, copyButton, el, get, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
+import { configFile } from "./config_file.js";
+import { age, copyButton, el, get, styles } from "./dom.js";
+import { live } from "./live.js";
 
 export function mount(element) {
   styles("run_config");

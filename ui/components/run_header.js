@@ -1,15 +1,15 @@
 // The selected run: where it is, how long it will take, and its buttons. Several selected runs: what differs.
 // Below, what the health rules say of them.
 
-import { age, confirmed, duration, el, figure, get, post, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { AlertList } from "/assets/alert_list.js";
-import { Comparison } from "/assets/comparison.js";
-import { RunLabels } from "/assets/run_labels.js";
-import { clockWords } from "/assets/queue_card.js";
-import { failureCard } from "/assets/failure_card.js";
-import { openFork } from "/assets/fork.js";
-import { left } from "/assets/run_row.js";
+import { age, confirmed, duration, el, figure, get, post, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { AlertList } from "./alert_list.js";
+import { Comparison } from "./comparison.js";
+import { RunLabels } from "./run_labels.js";
+import { clockWords } from "./queue_card.js";
+import { failureCard } from "./failure_card.js";
+import { openFork } from "./fork.js";
+import { left } from "./run_row.js";
 
 const GOING = new Set(["queued", "launching", "running"]);
 

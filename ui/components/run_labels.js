@@ -1,7 +1,7 @@
 // Tags and notes of the run that is open. Tags are kept at once, notes when one leaves the field.
 
-import { el, get, post, setText } from "/assets/dom.js";
-import { live } from "/assets/live.js";
+import { el, get, post, setText } from "./dom.js";
+import { live } from "./live.js";
 
 export class RunLabels {
   constructor() {

@@ -1,12 +1,12 @@
 // The runs: found, sorted, grouped, put away. A click opens one; the coloured dot adds it to the comparison or takes it
 // out. What is searched for, the order and the grouping are in the page's address.
 
-import { el, figure, post, setText, styles } from "/assets/dom.js";
-import { live, openArea, writeUrl } from "/assets/live.js";
-import { keys } from "/assets/keys.js";
-import { menuButton } from "/assets/menu.js";
-import { GROUPINGS, SORTS, differingKnobs, grouped, matches, sorted, terms } from "/assets/run_filter.js";
-import { Row } from "/assets/run_row.js";
+import { el, figure, post, setText, styles } from "./dom.js";
+import { live, openArea, writeUrl } from "./live.js";
+import { keys } from "./keys.js";
+import { menuButton } from "./menu.js";
+import { GROUPINGS, SORTS, differingKnobs, grouped, matches, sorted, terms } from "./run_filter.js";
+import { Row } from "./run_row.js";
 
 const GOING = new Set(["queued", "launching", "running", "paused"]); // listed even when archived: nothing works unseen
 const ROOM = 500; // rows that are drawn at first, and how many more a click draws

@@ -1,8 +1,8 @@
 // One run in the list, and how its pace is put into words.
 
-import { duration, el, figure, setText, svg } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { alertIcon } from "/assets/alert_list.js";
+import { duration, el, figure, setText, svg } from "./dom.js";
+import { live } from "./live.js";
+import { alertIcon } from "./alert_list.js";
 
 // Step times wander by about a fifth, so what is left is a range in units that one would say.
 export function left(seconds) {

@@ -3,7 +3,7 @@
 //
 // Only what was changed since the last message waits: the same text with the same settings would give the same answer.
 
-import { el, setText } from "/assets/dom.js";
+import { el, setText } from "./dom.js";
 
 const WAITS = "Waits for this answer to end and is then sent. Esc, or another letter, takes it back.";
 

@@ -1,7 +1,7 @@
 // Loaded in the page's head: the remembered theme, the area named in the address, and the store's first poll.
 
-import { live, openArea, writeUrl } from "/assets/live.js";
-import { keys } from "/assets/keys.js";
+import { live, openArea, writeUrl } from "./live.js";
+import { keys } from "./keys.js";
 
 const AREAS = ["runs", "new", "chat", "lab", "system"];
 

@@ -1,6 +1,6 @@
 // Stages that are looked at together: what one of them is made to show, by hand or by playing, the others show as well.
 
-import { el } from "/assets/dom.js";
+import { el } from "./dom.js";
 
 const links = new Map();
 

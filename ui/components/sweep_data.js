@@ -1,6 +1,6 @@
 // Runs as points of a sweep: where each stands on a knob's axis, what it reached. Pure functions.
 
-import { studentT95 } from "/assets/series_maths.js";
+import { studentT95 } from "./series_maths.js";
 
 const LOG_FROM = 8; // a knob that spans more than this factor is drawn on a log axis
 

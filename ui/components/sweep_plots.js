@@ -1,11 +1,11 @@
 // What many runs say together: every run as a line through its knobs to what it reached, and one knob against the outcome.
 
-import { el, figure, duration, setText, styles } from "/assets/dom.js";
-import { live } from "/assets/live.js";
-import { ends } from "/assets/comparison.js";
-import { baseLayout, loadPlotly, plain, token } from "/assets/plot.js";
-import { differingKnobs, shown } from "/assets/run_filter.js";
-import { axisOf, brushed, meansAt } from "/assets/sweep_data.js";
+import { el, figure, duration, setText, styles } from "./dom.js";
+import { live } from "./live.js";
+import { ends } from "./comparison.js";
+import { baseLayout, loadPlotly, plain, token } from "./plot.js";
+import { differingKnobs, shown } from "./run_filter.js";
+import { axisOf, brushed, meansAt } from "./sweep_data.js";
 
 const OUTCOMES = {
   best: ["Best held-out reward", (run) => run.best], reward: ["Newest held-out reward", (run) => run.reward],

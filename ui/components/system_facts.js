@@ -1,6 +1,6 @@
 // The System page: sections of facts and snippets to copy.
 
-import { copyText, el, styles } from "/assets/dom.js";
+import { copyText, el, styles } from "./dom.js";
 
 export function mount(element, props, watch) {
   styles("system_facts");

@@ -1,6 +1,6 @@
 // A look at the chosen task: real problems with the right answers, and its grader on a text that is pasted.
 
-import { el, figure, post, styles } from "/assets/dom.js";
+import { el, figure, post, styles } from "./dom.js";
 
 const LONGEST = 20_000; // characters
 const views = new Set();

@@ -3,7 +3,7 @@
 //
 // A change is announced as the live store's event "view"; its detail is the set of names that changed.
 
-import { live, writeUrl } from "/assets/live.js";
+import { live, writeUrl } from "./live.js";
 
 export const AXES = {
   step: { label: "Step", metric: "" },
