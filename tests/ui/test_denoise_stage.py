@@ -298,6 +298,14 @@ def test_an_ended_answer_is_filled_up_dimmed_and_counts_as_nothing_written(page)
     assert len(ids) == 8 and [4, 7] in ids, "it can be gone on with"
 
 
+def test_the_strip_of_an_answer_that_ended_early_ends_with_it(page):
+    """It began with eight steps and came live: the last bar is where the cursor of the last step is."""
+    page.evaluate("made => { for (const event of made) stage.push(event); }", filled_up())
+    expect(page.locator(".ds-position")).to_have_text("Step 4 of 4")
+    assert page.locator(".ds-plot").get_attribute("viewBox") == "0 0 4 40"
+    assert page.locator(".ds-bars line").last.get_attribute("x1") == "4"
+
+
 def test_what_filled_up_a_stored_completion_comes_with_its_last_step(browser):
     tab = open_tab(browser)
     steps = tab.evaluate("""async () => {

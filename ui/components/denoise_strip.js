@@ -21,7 +21,7 @@ export class Strip {
   }
 
   layout(trace) {
-    this.drawn = -1;
+    this.drawn = "";
     this.bars.replaceChildren();
     this.line.setAttribute("points", "");
     this.plot.setAttribute("viewBox", `0 0 ${Math.max(1, trace.total)} ${HEIGHT}`);
@@ -32,7 +32,9 @@ export class Strip {
     this.range.disabled = !ready;
     this.range.max = Math.max(1, trace.total);
     this.range.value = shown;
-    if (ready && this.drawn !== trace.last) this.plotSteps(trace);
+    // an answer that ended early has fewer steps in all than it began with
+    const made = `${trace.last} of ${trace.total}`;
+    if (ready && this.drawn !== made) { this.drawn = made; this.plotSteps(trace); }
     const masks = ready ? trace.masksLeft(shown) : 0;
     const commits = trace.commits[shown]?.length ?? 0;
     this.range.setAttribute("aria-valuetext", ready ? `Step ${shown}, ${masks} masks left` : "");
@@ -43,7 +45,6 @@ export class Strip {
   }
 
   plotSteps(trace) {
-    this.drawn = trace.last;
     const total = Math.max(1, trace.total);
     this.plot.setAttribute("viewBox", `0 0 ${total} ${HEIGHT}`);
     this.bars.setAttribute("stroke-width", Math.min(8, Math.max(1.5, 200 / total))); // pixels: strokes do not scale

@@ -9,6 +9,7 @@ export class LabForm {
   constructor(orders, told) {
     this.told = told;
     this.known = [];
+    this.offered = ""; // the example that was put into the prompt
     this.words = new Map(); // position -> {what: token id or text, shown}
     this.working = false;
     this.checkpoints = el("div", { class: "checkpoints" });
@@ -90,7 +91,7 @@ export class LabForm {
 
   // ---- settings
 
-  /** Settings of the first checkpoint's run, and an example of its task where nothing is written yet. */
+  /** Settings of the first checkpoint's run, and an example of its task where nobody has written. */
   fill() {
     const [first] = this.chosen();
     if (!first) return;
@@ -98,7 +99,8 @@ export class LabForm {
     blocks.replaceChildren(...first.blocks.map((length) => el("option", { value: length, text: length })));
     for (const [name, { input }] of this.fields) input.value = first.settings[name];
     this.prompt.placeholder = first.placeholder;
-    if (!this.prompt.value) this.prompt.value = first.placeholder;
+    if (["", this.offered].includes(this.prompt.value)) this.prompt.value = first.placeholder; // not what somebody wrote
+    this.offered = first.placeholder;
   }
 
   settings() {

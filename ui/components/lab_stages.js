@@ -54,7 +54,7 @@ export class LockStep {
     const several = this.parts.length > 1;
     this.parts.forEach(({ stage, note }, place) => {
       stage.compareWith(place ? this.first.trace : !several && previous && comparable(previous, stage.trace) ? previous : null);
-      if (place) setText(note, differences(this.first.trace, stage.trace));
+      if (several) setText(note, place ? differences(this.first.trace, stage.trace) : "the others are compared with this one");
     });
     if (several) { this.first.seek(0); this.first.play(); }
   }
