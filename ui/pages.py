@@ -22,5 +22,10 @@ def build(services: Services) -> gr.Blocks:
                 # the name is in the address (?tab=) and in the button's id, which `live.js` presses
                 with gr.Tab(label, id=name, elem_id=f"area-{name}"):
                     page.build(services)
-    blocks._queue.sleep_when_free = QUEUE_LOOKS_EVERY  # there is no public way
+    look_seldom(blocks)
     return blocks
+
+
+def look_seldom(blocks: gr.Blocks) -> None:
+    """There is no public way; tests/ui/test_pages.py tells when Gradio has another one."""
+    blocks._queue.sleep_when_free = QUEUE_LOOKS_EVERY

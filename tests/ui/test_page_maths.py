@@ -142,6 +142,13 @@ def test_the_bound_is_judged_in_words(call, store, updates, tone, words):
     assert verdict["tone"] == tone and words in verdict["title"] and all(s.endswith(".") for s in verdict["sentences"])
 
 
+def test_a_run_that_has_ended_promises_no_bound(call):
+    assert "first comes after" in call("bound_words", "verdict", curves(), 1, False)["sentences"][0]
+    assert call("bound_words", "verdict", curves(), 1, True)["sentences"] == [
+        "The run ended before its first training step.",
+    ]
+
+
 def test_memory_in_words(call):
     facts = {"base": 100, "shared": 2, "rest": 1000, "room": {"name": "GPU X", "kind": "cuda", "mb": 17000}}
     assert [call("memory_words", name, facts, 64) for name in ("bgpo", "plain")] == [200, 6400]

@@ -1,7 +1,7 @@
 // The bound of each selected run in words: a live check of the trainer on-policy, a measure of staleness off-policy.
 
 import { el, setText, styles } from "./dom.js";
-import { live } from "./live.js";
+import { isOver, live } from "./live.js";
 import { verdict } from "./bound_words.js";
 
 export function mount(element) {
@@ -38,7 +38,7 @@ class Verdict {
 
   draw(run, several) {
     const updates = live.knob(run, "updates_per_rollout");
-    const found = verdict((metric) => live.series(run.id, metric), updates);
+    const found = verdict((metric) => live.series(run.id, metric), updates, isOver(run));
     this.found = found;
     setText(this.run, several ? run.name : "");
     this.run.style.setProperty("--run", `var(--bgpo-c${live.colour(run.id)})`);

@@ -4,10 +4,11 @@ const ZERO = 1e-6; // rewards; what float32 passes in another order may leave of
 const NEWEST = 10; // steps that "now" is the average of
 
 // read(metric): the curve or null. updates: updates_per_rollout of the run.
+// over: whether the run has ended.
 // Returns { tone: good | warn | bad | "", title, sentences }.
-export function verdict(read, updates) {
+export function verdict(read, updates, over = false) {
   const gap = read("bound/gap"), after = read("bound/gap_after");
-  if (!gap?.step.length && !after?.step.length) return { tone: "", title: "Nothing measured yet", sentences: ["The bound is measured at every training step; the first comes after the warm start."] };
+  if (!gap?.step.length && !after?.step.length) return { tone: "", title: "Nothing measured yet", sentences: [over ? "The run ended before its first training step." : "The bound is measured at every training step; the first comes after the warm start."] };
   if (!gap?.step.length) return { tone: "", title: "Measured after the update only", sentences: ["This objective's own passes estimate no ELBO, so bound and objective are compared on extra mask draws once the weights have moved.", ...afterWords(read)] };
   return updates === 1 ? onPolicy(gap, read) : offPolicy(gap, read, updates);
 }

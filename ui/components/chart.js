@@ -2,7 +2,7 @@
 // Plotly explicitly, so neither new points nor another theme can move a zoom; what is hidden is the view's as well.
 
 import { el, figure, setText } from "./dom.js";
-import { live } from "./live.js";
+import { isOver, live } from "./live.js";
 import { view, AXES } from "./view.js";
 import { crosshair } from "./crosshair.js";
 import { curvesOf, drawnRuns, placeOfStep, seriesOf, stepAt, timeUnit } from "./chart_curves.js";
@@ -93,6 +93,7 @@ export class Chart {
   emptyWords() {
     const metric = AXES[view.axis].metric;
     const drawn = metric && this.spec.axis === "step" && live.chosen().some((run) => seriesOf(this.spec).some((series) => live.series(run.id, series.metric)));
+    if (!drawn && live.chosen().length && live.chosen().every(isOver)) return "Nothing was measured before the end.";
     return drawn ? `These runs did not record ${AXES[view.axis].label.toLowerCase()}; look at them by step or time.` : this.spec.empty || "No data.";
   }
 

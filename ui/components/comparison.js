@@ -66,7 +66,8 @@ export class Comparison {
       { id: `low ${name}`, title: "lowest", help: `${name}, lowest value`, of: (run) => ends(run, name).low, words: figure },
       { id: `high ${name}`, title: "highest", help: `${name}, highest value`, of: (run) => ends(run, name).high, words: figure },
     ]);
-    return [...knobs, ...figures, ...chosen];
+    const reached = (column) => ["reward", "best"].includes(column.id); // first: many knobs reach beyond the card
+    return [...figures.filter(reached), ...knobs, ...figures.filter((column) => !reached(column)), ...chosen];
   }
 
   ordered(runs, columns) {

@@ -2,7 +2,7 @@
 // careless answer can be seen turning into the right one. A click plays how that answer was denoised.
 
 import { el, get, setText, styles } from "./dom.js";
-import { live } from "./live.js";
+import { isOver, live } from "./live.js";
 import { view } from "./view.js";
 import { Stage } from "./denoise_stage.js";
 import { verdictOf } from "./rollout_group.js";
@@ -39,10 +39,10 @@ class HeldOut {
     this.last = -1;
     this.detail.hidden = true;
     const job = live.runs.get(run)?.knobs?.job ?? "train";
-    this.matrix.replaceChildren(el("div", { class: "empty", text: job === "train"
-      ? "The first samples come with the first held-out check, right after the warm start."
-      : job === "evaluate" ? "This run measures a checkpoint: its scores are under Evaluations."
-      : "This run writes no samples; chat with one of its checkpoints to see what it has learned." }));
+    this.nothing = el("div", { class: "empty", text: job === "evaluate" ? "This run measures a checkpoint: its scores are under Evaluations."
+      : job === "train" ? "" : "This run writes no samples; chat with one of its checkpoints to see what it has learned." });
+    this.awaited = job === "train";
+    this.matrix.replaceChildren(this.nothing);
     setText(this.note, "");
   }
 
@@ -50,6 +50,7 @@ class HeldOut {
     const run = live.focus();
     if (!run || this.busy || !this.element.offsetParent) return;
     if (this.run !== run.id) { this.clear(run.id); this.about(run.id); }
+    if (this.awaited) setText(this.nothing, isOver(run) ? "The run ended before its first held-out check, so there are no samples." : "The first samples come with the first held-out check, right after the warm start.");
     setText(this.who, live.chosen().length > 1 ? run.name : "");
     const points = live.series(run.id, EVALUATION);
     const newest = points?.step.length ? points.step[points.step.length - 1] : -1;

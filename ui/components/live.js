@@ -215,6 +215,9 @@ export function writeUrl(changes) {
 
 export const live = new Live();
 
+/** Whether nothing more comes of a run. */
+export function isOver(run) { return ["finished", "stopped", "failed"].includes(run?.status); }
+
 // What other pages need of this one: open an area, open a run, follow a link without a reload.
 export function openArea(name) {
   document.getElementById(`area-${name}-button`)?.click();

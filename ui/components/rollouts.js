@@ -163,9 +163,10 @@ class Rollouts {
 
   nothingYet() {
     const run = live.run(this.run);
-    const going = ["queued", "launching", "running"].includes(run?.status);
+    const going = ["queued", "launching", "running", "paused"].includes(run?.status);
     return el("p", { class: "bgpo-card none", text: going
       ? "The first groups come with the first training step, after the warm start."
+      : !run?.step ? "The run ended before its first training step, so there are no rollouts."
       : "No rollouts were kept. The knob keep_rollouts says how many groups of each step a run keeps." });
   }
 }

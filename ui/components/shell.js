@@ -54,8 +54,17 @@ whenBuilt(() => {
 });
 
 // The parts of a run are tabs of their own, and so in the address as well; digits open them.
+// Gradio may still be setting them up and then opens the first one again, so for a moment the address is held to.
 function openPart(name) {
-  if (name && /^[a-z_]+$/.test(name)) document.getElementById(`run-${name}-button`)?.click();
+  if (!name || !/^[a-z_]+$/.test(name)) return;
+  const asked = () => new URLSearchParams(location.search).get("part") === name;
+  const open = () => {
+    const button = document.getElementById(`run-${name}-button`);
+    if (asked() && button?.getAttribute("aria-selected") !== "true") button?.click();
+  };
+  open();
+  let looks = 12;
+  const timer = setInterval(() => { open(); if ((looks -= 1) <= 0 || !asked()) clearInterval(timer); }, 250);
 }
 
 // On a phone the parts are a strip that is wider than the screen; the open one stands in its middle.

@@ -12,6 +12,9 @@ const OUTCOMES = {
   train: ["Newest train reward", (run) => run.train_reward], seconds: ["Running time, s", (run) => run.seconds], step: ["Finished steps", (run) => run.step],
 };
 
+const LETTER_PX = 7; // of an axis's name or value, at most
+const RIGHT_PX = 90; // for half the name of the last axis and its values
+
 export async function mount(element) {
   styles("sweep_plots");
   await loadPlotly().catch((error) => { element.textContent = error.message; throw error; });
@@ -97,11 +100,14 @@ class SweepPlots {
       unselected: { line: { color: token(this.element, "line"), opacity: 0.25 } }, labelangle: 0,
     };
     this.lines.setAttribute("aria-label", `${rows.length} runs as lines through ${names.join(", ")} to ${title}`);
-    const width = Math.max(this.lines.parentElement.clientWidth - 30, dimensions.length * 140); // room for the names
+    // room for the names above the axes, and for the values to the left of the first one
+    const left = 24 + LETTER_PX * Math.max(6, ...(axes[0].ticks ? axes[0].labels.map((label) => label.length) : []));
+    const apart = Math.max(100, 20 + LETTER_PX * Math.max(...names.map((name) => name.length)));
+    const width = Math.max(this.lines.parentElement.clientWidth - 30, left + names.length * apart + RIGHT_PX);
     this.rows = rows;
     const first = !this.drawn;
     this.drawn = true;
-    window.Plotly.react(this.lines, [trace], { ...baseLayout(this.element).layout, width, height: 320, margin: { l: 70, r: 120, t: 46, b: 22 }, uirevision: names.join() }, { displayModeBar: false });
+    window.Plotly.react(this.lines, [trace], { ...baseLayout(this.element).layout, width, height: 320, margin: { l: left, r: RIGHT_PX, t: 46, b: 22 }, uirevision: names.join() }, { displayModeBar: false });
     if (first) this.lines.on("plotly_restyle", () => this.picked());
     this.picked();
   }
