@@ -77,12 +77,23 @@ class Wreck:
             yield Point(name, step, seconds, value)
 
     def metrics(self) -> dict[int, str]:
-        """Names of metrics by id; where their table has a hole, a name that says so for whatever id there may be."""
+        """Names of metrics by id, which their index holds a second time.
+
+        Where both have a hole, a name that says so for whatever id there may be.
+        """
         before = self.holes
         names = {row["id"]: row["name"] for row in self.rows(metadata.tables["metric"])}
         if self.holes > before or not names:
-            names = {id: f"recovered/metric_{id}" for id in range(1, _MOST_METRICS)} | names
+            unknown = {id: f"recovered/metric_{id}" for id in range(1, _MOST_METRICS)}
+            names = (self._metrics_of_index() or unknown) | names
         return names if self.columns("point") else {}
+
+    def _metrics_of_index(self) -> dict[int, str]:
+        """All of them, or none where the index cannot be read either."""
+        try:
+            return dict(self._connection.execute("SELECT id, name FROM metric INDEXED BY sqlite_autoindex_metric_1"))
+        except sqlite_module.Error:
+            return {}
 
     def _walk(self, query: str, prefix: tuple[int, ...], low: int) -> Iterator[tuple[Any, ...]]:
         """Rows by rising key, the first column; `query` ends with the key's bounds."""

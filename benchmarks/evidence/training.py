@@ -44,6 +44,9 @@ class Recorder:
     def rollouts(self, step: int, kept: list) -> None:
         """Not kept."""
 
+    def keep(self) -> None:
+        """Nothing to keep."""
+
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         """Not kept."""
 

@@ -66,11 +66,14 @@ def store(db: Database, run_id: int, items: Sequence[Item], progress: Progress |
 
 
 class Spool:
-    """Items that could not be written yet, one `["Point", {...}]` per line. Safe to call from two threads."""
+    """Items that could not be written yet, one `["Point", {...}]` per line.
+
+    Safe to call from two threads: to append never waits for the database that a replay waits for.
+    """
 
     def __init__(self, folder: Path):
         self._path = folder / "spool.jsonl"
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while the file changes
 
     def __bool__(self) -> bool:
         return self._path.exists()
@@ -79,28 +82,48 @@ class Spool:
         """Raises OSError when the disk does not take them either."""
         lines = [json.dumps([type(item).__name__, _values(item)]) + "\n" for item in items]
         with self._lock, open(self._path, "a") as file:
-            file.writelines(lines)
+            file.writelines(["\n", *lines])  # behind the half line, perhaps, of a process that was killed
 
     def replay(self, db: Database, run_id: int) -> None:
-        """Stores everything and removes the file. Raises what `store` raises, and then keeps it all."""
-        with self._lock:
-            batch: list[Item] = []
-            for item in self._items():
-                batch.append(item)
-                if len(batch) == BATCH:
-                    store(db, run_id, batch)
-                    batch = []
-            if batch:
-                store(db, run_id, batch)
-            self._path.unlink(missing_ok=True)
+        """Stores everything and removes the file. Raises what `store` raises, and then keeps it all.
 
-    def _items(self) -> Iterator[Item]:
-        with contextlib.suppress(FileNotFoundError), open(self._path) as file:
+        By one thread at a time.
+        """
+        with self._lock:
+            end = self._path.stat().st_size if self else 0
+        batch: list[Item] = []
+        for item in self._items(end):
+            batch.append(item)
+            if len(batch) == BATCH:
+                store(db, run_id, batch)
+                batch = []
+        if batch:
+            store(db, run_id, batch)
+        with self._lock:
+            self._drop(end)
+
+    def _items(self, end: int) -> Iterator[Item]:
+        """Those in the first `end` bytes."""
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
             for line in file:
+                end -= len(line)
+                if end < 0:
+                    return
                 # a process that was killed while writing leaves half a line
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     name, values = json.loads(line)
                     yield _ITEMS[name](**values)
+
+    def _drop(self, end: int) -> None:
+        """Removes the first `end` bytes, and the file if it holds no more."""
+        with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
+            file.seek(end)
+            if rest := file.read():
+                draft = self._path.with_name(self._path.name + ".new")
+                draft.write_bytes(rest)
+                draft.replace(self._path)
+            else:
+                self._path.unlink()
 
 
 class Reporter:
@@ -114,6 +137,7 @@ class Reporter:
         self._rates: dict[str, Rate] = defaultdict(Rate)
         self._pace = Pace(KNOBS["stalled_after"].default)
         self._waiting: deque[Item] = deque()
+        self._writing: list[Item] = []  # what the writer has taken and the database has not yet
         self._lock = threading.Lock()  # guards the fields above
         self._wake, self._closing = threading.Event(), threading.Event()
         self._stop = False
@@ -178,6 +202,14 @@ class Reporter:
     def rollouts(self, step: int, kept: Sequence[Any]) -> None:
         """`kept` are the trainer's KeptRollouts, which this module does not import either."""
         self._put([_rollout(step, item) for item in kept])
+
+    def keep(self) -> None:
+        """Puts what the database does not have yet into the spool, which a kill of the process does not touch."""
+        with self._lock:
+            unsafe = [*self._writing, *self._waiting]
+            self._waiting.clear()
+        self._set_aside(unsafe)
+        self._wake.set()
 
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         self._put([SavedCheckpoint(int(step), kind, str(folder), _finite(reward))])
@@ -253,6 +285,7 @@ class Reporter:
         """One batch and the progress into the database, or into the spool."""
         with self._lock:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            self._writing = batch
             progress = Progress(
                 self._phase, self._done, self._total, self._rate().value(), self._step, self.seconds(),
                 self._pace.progress_at, self._pace.stall_after(),
@@ -273,6 +306,8 @@ class Reporter:
             self.requested = requested
             if requested:  # a kill, too: nobody may be there to carry it out
                 self._stop = True
+        with self._lock:
+            self._writing = []
 
     def _database_away(self, batch: list[Item], error: Exception) -> None:
         self._set_aside(batch)

@@ -285,6 +285,7 @@ class _Finetune:
         folder = self.checkpoints / f"step-{self.step:06d}"
         seconds = self._seconds_before + time.monotonic() - self._clock
         state = TrainingState("training", self.step, seconds, self.threads, self.passes.token_budget)
+        self.listener.keep()
         save_checkpoint(folder, self.model, state, self.optimizer, self.masters.by_name)
         self.listener.checkpoint(self.step, kind, folder, None)
 

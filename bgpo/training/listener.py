@@ -25,6 +25,10 @@ class Listener(Protocol):
     def rollouts(self, step: int, kept: list[KeptRollout]) -> None:
         """Completions of the training step that has just ended, as many groups as the config keeps."""
 
+    def keep(self) -> None:
+        """A checkpoint is about to be saved. Nothing that was told before may be lost once it is there: a run that goes
+        on from it does not tell it again."""
+
     def checkpoint(self, step: int, kind: str, folder: Path, reward: float | None) -> None:
         """A checkpoint is on disk; `kind` is warm_start, evaluation, final or stop."""
 

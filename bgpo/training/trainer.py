@@ -143,6 +143,7 @@ class _Run:
                 losses.clear()
             if self.listener.should_stop():
                 folder = self.checkpoints / f"warm-up-{done:06d}"
+                self.listener.keep()
                 save_checkpoint(folder, model, self._state("warming_up", done), optimizer)
                 raise StopRequested
 
@@ -258,6 +259,7 @@ class _Run:
     def _save(self, kind: str, reward: float | None) -> None:
         folder = self.checkpoints / f"step-{self.step:06d}"
         state = self._state("training", self.step)
+        self.listener.keep()
         save_checkpoint(folder, self.model, state, self.optimizer, self.masters.by_name)
         self.listener.checkpoint(self.step, kind, folder, reward)
 

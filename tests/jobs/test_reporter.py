@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -207,6 +208,49 @@ def test_spool_keeps_everything_when_the_database_refuses(db, run, data, monkeyp
     spool.replay(impatient, run.id)
     assert not spool and len(points(db, run)) == 5000
     impatient.close()
+
+
+def test_what_a_checkpoint_follows_outlives_a_kill_and_waits_for_no_database(db, run, start):
+    """What is left of a process that is killed is its folder."""
+    reporter, spool = start(), Path(run.folder, "spool.jsonl")
+    reporter.metrics(1, {"reward/mean": 1.0})
+    wait_until(lambda: points(db, run), "the first point")
+    with db.write():
+        reporter.metrics(2, {"reward/mean": 2.0})
+        wait_until(lambda: reporter._writing, "the writer to wait for the database")
+        reporter.metrics(3, {"reward/mean": 3.0})
+        reporter.keep()
+        reporter.keep()
+        kept = [values["step"] for _, values in map(json.loads, filter(str.strip, spool.open()))]
+        assert sorted({*kept}) == [2, 3]
+    assert reporter.close()
+    assert points(db, run) == {("reward/mean", step): float(step) for step in (1, 2, 3)}
+    assert not spool.exists()
+
+
+def test_what_is_set_aside_during_a_replay_stays_for_the_next_one(db, run, monkeypatch):
+    spool, store = Spool(Path(run.folder)), module.store
+
+    def meanwhile(*stored):
+        spool.append([Point("reward/mean", 2, 0.0, 2.0)])
+        return store(*stored)
+
+    spool.append([Point("reward/mean", 1, 0.0, 1.0)])
+    monkeypatch.setattr(module, "store", meanwhile)
+    spool.replay(db, run.id)
+    assert spool and set(points(db, run)) == {("reward/mean", 1)}
+    monkeypatch.setattr(module, "store", store)
+    spool.replay(db, run.id)
+    assert not spool and set(points(db, run)) == {("reward/mean", 1), ("reward/mean", 2)}
+
+
+def test_half_a_line_of_a_killed_process_costs_the_next_one_nothing(db, run):
+    path = Path(run.folder, "spool.jsonl")
+    path.write_text('["Point", {"metr')
+    spool = Spool(Path(run.folder))
+    spool.append([Point("reward/mean", 1, 0.0, 1.0)])
+    spool.replay(db, run.id)
+    assert set(points(db, run)) == {("reward/mean", 1)} and not path.exists()
 
 
 def test_rate_is_units_per_second_of_the_last_seconds(monkeypatch):

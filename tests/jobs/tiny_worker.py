@@ -34,6 +34,7 @@ def run(config: TrainConfig, folder: Path, listener, warm_start_cache: Path) -> 
             exec(os.environ.get(FAULT, ""), {"step": step, "folder": folder, "listener": listener})
         listener.metrics(step, {"reward/mean": figure(config.seed, step), "lr": 1 / step})
         listener.phase("training", step, config.train_steps)
+        listener.keep()
         runner.write_json(folder / _STATE, {"step": step})
         time.sleep(0.01)
     return SimpleNamespace(status="finished", step=config.train_steps)

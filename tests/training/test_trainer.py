@@ -48,6 +48,9 @@ class Recorder:
     def rollouts(self, step, kept):
         self.kept[step] = kept
 
+    def keep(self):
+        pass
+
     def checkpoint(self, step, kind, folder, reward):
         self.saved.append((step, kind, folder, reward))
 
