@@ -17,14 +17,32 @@ export const boards = []; // every board of the page, the one that leads first
 
 export async function mount(element, props) {
   styles("chart_board");
+  if (props.leads) addKeys();
+  await needed(element);
   if (props.leads) element.append(el("p", { class: "waiting", role: "status", text: "Loading the charts\u2026" }));
   await loadPlotly().catch((error) => { element.textContent = error.message; throw error; });
   element.replaceChildren();
   const board = new Board(element, props);
   boards.push(board);
-  if (!props.leads) return;
-  addKeys();
-  new RolloutPeek(element.closest(".gradio-container") || document.body);
+  if (props.leads) new RolloutPeek(element.closest(".gradio-container") || document.body);
+}
+
+// Until there is a run, and the area that the board is in is open, a page does without the charting script: half a second
+// of a processor, and by far the largest of its files.
+function needed(element) {
+  return new Promise((resolve) => {
+    let open = false;
+    const look = () => {
+      if (!open || !live.runs.size) return;
+      seen.disconnect();
+      live.removeEventListener("runs", look);
+      resolve();
+    };
+    // however far down: what is in another area has no place at all
+    const seen = new IntersectionObserver((entries) => { open = entries.at(-1).isIntersecting; look(); }, { rootMargin: "1000000px" });
+    seen.observe(element);
+    live.addEventListener("runs", look);
+  });
 }
 
 class Board {
