@@ -78,6 +78,8 @@ class Poll:
         mark, question = self._changes.mark(), (runs, seen, newest)
         with self._lock:
             if self._empty.get(question) == mark:
+                if newest > FIRST:
+                    self._summaries.still_looked_at()
                 return {"now": round(time.time(), 2), "same": True}
         found = live_answer(self._services, self._summaries, mark, runs, seen, newest)
         with self._lock:
@@ -168,7 +170,7 @@ def live_answer(
         "now": round(time.time(), 2), "seen": view.token, "all": everything, "runs": list(changed.values()),
         "gone": gone, "newest": view.newest, "older": view.older, "points": points, "alerts": alerts,
         "more": any(part["more"] for part in points.values()),
-        "queue": queue_routes.queue_state(services),
+        "queue": queue_routes.queue_state(services) | {"queued": view.queued},
     }
 
 

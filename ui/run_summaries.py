@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
@@ -24,6 +25,7 @@ SPARK, TRAIN_REWARD = "reward/heldout_greedy", "reward/mean"
 FIRST = 500  # runs that a list begins with, and by how many an answer goes further back at most
 _REMEMBERED_ANSWERS = 64
 _MOST_ASKED = 500  # older runs that are kept up to date because somebody has selected them
+_REACH_SECONDS = 120.0  # after which nobody looks at older runs any more, if nobody has asked
 _LOOKED_BACK = 50  # runs among which one on the same task is looked for
 
 
@@ -45,6 +47,7 @@ class View:
     prints: dict[int, int]  # checksum of each run's summary, newest run first
     token: str
     older: int  # runs that there are beside these
+    queued: int  # runs that wait, whether they are among these or not
 
 
 class RunSummaries:
@@ -58,9 +61,10 @@ class RunSummaries:
         self._lock = threading.Lock()
         self._mark = ""  # of the database at the last look, as `Changes` gives it
         self._reach, self._asked = 0, set[int]()  # the newest so many, and others, that were looked at
+        self._reached_at = 0.0  # when anybody asked for as many last
         self._newest: list[int] = []
         self._working: list[int] = []
-        self._count = 0  # of all runs
+        self._count = self._queued = 0  # of all runs, of those that wait
         self._known: dict[int, _Shown] = {}
         self._views: dict[tuple[int, frozenset[int]], View] = {}
         self._sent: OrderedDict[str, dict[int, int]] = OrderedDict()
@@ -69,6 +73,10 @@ class RunSummaries:
         """How many alerts each of these runs has, as of the last look."""
         with self._lock:
             return {id: self._known[id].item["alerts"] for id in ids if id in self._known}
+
+    def still_looked_at(self) -> None:
+        """A page that has older runs was told that nothing has changed: they are kept up to date for it."""
+        self._reached_at = time.monotonic()
 
     def since(
         self, mark: str, token: str, newest: int = FIRST, selected: Collection[int] = ()
@@ -102,18 +110,22 @@ class RunSummaries:
             token = f"{hash(tuple(prints.items())) % 2**64:016x}"
             if len(self._views) >= _REMEMBERED_ANSWERS:
                 self._views.clear()
-            self._views[key] = View(min(newest, len(self._newest)), prints, token, self._count - len(prints))
+            self._views[key] = View(min(newest, len(self._newest)), prints, token, self._count - len(prints),
+                                    self._queued)
         return self._views[key]
 
     def _look(self, mark: str, newest: int, selected: Collection[int]) -> None:
         """Brings what is known up to date; costs next to nothing while nobody has written or asked for more."""
+        if newest >= self._reach:
+            self._reached_at = time.monotonic()
         if mark == self._mark and newest <= self._reach and self._asked.issuperset(selected):
             return
-        self._reach = max(self._reach, newest)
+        if newest >= self._reach or time.monotonic() - self._reached_at > _REACH_SECONDS:
+            self._reach, self._reached_at = newest, time.monotonic()
         self._asked = {*selected} if len(self._asked) > _MOST_ASKED else self._asked.union(selected)
         queue = queued_runs(self._db)
         live, self._count = live_and_all(self._db)
-        self._working = [*live, *queue[:FIRST]]
+        self._working, self._queued = [*live, *queue[:FIRST]], len(queue)
         counts = change_counts(self._db, self._reach, {*self._working, *self._asked})
         self._newest = list(counts)[: self._reach]
         places = {id: place for place, id in enumerate(queue, 1)}

@@ -21,7 +21,7 @@ from storage.labels import set_tags
 from storage.metrics import Point, Progress, flush
 from storage.runs import get_run, list_runs, transition
 from storage.settings import pause_queue
-from ui import assets
+from ui import assets, run_summaries
 from ui.access import LOOPBACK, Access
 from ui.components.chart_board import CHARTS, SECTIONS, chart_of_its_own, charted, described
 from ui.compression import chosen
@@ -47,6 +47,29 @@ def test_a_poll_brings_only_what_is_new(client, services, new_run):
     second = client.get(f"/api/live?runs={run.id}:{cursor}&seen={first['seen']}").json()
     assert second["points"][str(run.id)]["metrics"] == {"reward/mean": [[10, 11], [15.0, 16.5], [0.1, 0.11]]}
     assert second["runs"][0]["eta"] == pytest.approx(98)
+
+
+def test_older_runs_are_kept_up_to_date_only_for_as_long_as_a_page_shows_them(services, new_run, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(run_summaries.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(run_summaries, "FIRST", 2)
+    ids, summaries = [new_run().id for _ in range(6)], run_summaries.RunSummaries(services)
+    for id in ids:
+        transition(services.db, id, (get_run(services.db, id).status,), "finished")
+    *_, few, _ = summaries.since("0", "", 2)
+    *_, more, _ = summaries.since("1", few.token, 10**9)
+    *_, every, _ = summaries.since("2", more.token, 10**9)
+    assert list(every.prints) == ids[::-1]
+    clock[0] += 100
+    summaries.still_looked_at()
+    clock[0] += 100
+    summaries.since("3", few.token, 2)
+    assert len(summaries.alert_totals(ids)) == 6
+    clock[0] += 100
+    summaries.since("4", few.token, 2)
+    assert len(summaries.alert_totals(ids)) == 2
+    *_, every, _ = summaries.since("5", every.token, 10**9)  # the page was only asleep
+    assert list(every.prints) == ids[::-1]
 
 
 def test_an_idle_poll_is_small(client, services, new_run):

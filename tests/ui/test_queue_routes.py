@@ -12,7 +12,7 @@ from bgpo.jobs import control
 from storage.queue import queued_runs
 from storage.runs import get_run, transition
 from storage.settings import cpu_slots, queue_paused
-from ui import run_words
+from ui import run_summaries, run_words
 
 
 @pytest.fixture
@@ -27,13 +27,20 @@ def test_a_run_is_moved(client, services, queued):
     assert [runs[id]["queue_place"] for id in queued] == [2, 3, 1]
 
 
-def test_the_queue_is_paused_for_everybody(client, services):
+def test_the_queue_is_paused_for_everybody(client, services, queued):
     assert client.post("/api/queue/pause", json={"paused": True}).json() == {"paused": True}
     queue = client.get("/api/live").json()["queue"]
-    assert queue_paused(services.db) and queue == {"paused": True, "why": "", "slots": 1}
+    assert queue_paused(services.db) and queue == {"paused": True, "why": "", "slots": 1, "queued": 3}
     assert client.post("/api/queue/pause", json={"paused": "no"}).status_code == 422
     client.post("/api/queue/pause", json={"paused": False})
     assert not queue_paused(services.db)
+
+
+def test_all_that_wait_are_counted_though_only_the_first_of_them_are_listed(client, queued, monkeypatch):
+    monkeypatch.setattr(run_summaries, "FIRST", 1)
+    answer = client.get("/api/live?newest=1").json()
+    assert {run["id"] for run in answer["runs"]} == {queued[0], queued[2]}  # the next one and the newest
+    assert answer["queue"]["queued"] == 3 and answer["older"] == 1
 
 
 def test_slots_are_set(client, services):

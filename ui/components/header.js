@@ -16,7 +16,7 @@ export function mount(element) {
   );
   const draw = () => {
     const active = live.list().filter((run) => run.status === "running").length;
-    const waiting = live.list().filter((run) => run.status === "queued").length;
+    const waiting = live.queue.queued; // of very many not all are here
     const words = [active ? `${active} running` : "", waiting ? `${waiting} queued` : ""].filter(Boolean).join(", ");
     setText(state, live.connected ? words : "No connection, trying again");
     state.className = `state ${live.connected ? (active ? "active" : "") : "lost"}`;
@@ -24,6 +24,6 @@ export function mount(element) {
     setText(toggle, dark ? "Light" : "Dark");
     toggle.setAttribute("aria-label", dark ? "Switch to the light theme" : "Switch to the dark theme");
   };
-  live.watch(element, ["runs", "connection", "theme"], draw);
+  live.watch(element, ["runs", "queue", "connection", "theme"], draw);
   draw();
 }

@@ -27,7 +27,7 @@ class Live extends EventTarget {
     this.token = "";
     this.newest = FIRST; // how many runs are wanted here, the newest of all
     this.older = 0; // runs that are not here
-    this.queue = { paused: false, why: "", slots: 1 };
+    this.queue = { paused: false, why: "", slots: 1, queued: 0 };
     this.loaded = false;
     this.connected = true;
     this.clock = 0; // server time minus ours, in seconds

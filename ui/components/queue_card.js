@@ -35,7 +35,7 @@ class QueueCard {
   draw() {
     const queued = live.list().filter((run) => run.status === "queued").sort((a, b) => a.queue_place - b.queue_place);
     this.card.hidden = !queued.length && !live.queue.paused;
-    setText(this.title, queued.length === 1 ? "Queue, 1 run" : `Queue, ${queued.length} runs`);
+    setText(this.title, live.queue.queued === 1 ? "Queue, 1 run" : `Queue, ${live.queue.queued.toLocaleString("en")} runs`); // of very many not all are here
     setText(this.pause, live.queue.paused ? "Go on" : "Pause queue");
     this.pause.classList.toggle("primary", live.queue.paused);
     setText(this.note, live.queue.paused ? live.queue.why || "Paused: nothing is started until it goes on. Runs that work are not touched." : "");
