@@ -241,7 +241,8 @@ def _status(run: Run, now: float) -> str:
     if run.status == "queued" and run.start_at and run.start_at > now:
         return f"queued, {time_words(run.start_at, now)}"
     if run.status == "queued":
-        return f"queued, no. {run.queue_position}"
+        after = f", after run {run.after_id}" if run.after_id else ""
+        return f"queued, no. {run.queue_position}{after}"
     return f"{run.status}, asked to {run.requested.removesuffix('_overdue')}" if run.requested else run.status
 
 

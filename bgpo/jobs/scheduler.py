@@ -72,8 +72,11 @@ class Scheduler:
         """Settles what was lost while no app was there, then ticks in the background."""
         if self._clock is not None:
             return
-        self.reap()
-        self.be_present()
+        for first in (self.reap, self.be_present):
+            try:
+                first()
+            except StorageError as error:  # a disk that is full now, say: the ticks try again
+                _log.warning("The scheduler starts all the same. %s", error)
         self._closed.clear()
         self._clock = self._wind_up()
         threading.Thread(target=self._watch, name="scheduler-watchdog", daemon=True).start()

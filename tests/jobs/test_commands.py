@@ -54,6 +54,21 @@ def test_start_only_queues_and_says_so_where_no_app_runs(db, jobs, data):
     assert jobs("start")[2] == ""
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback(db, row):
+    for _ in range(40):
+        row("finished", TrainConfig().to_json() + " " * 2000)
+    words = [sys.executable, "-m", "bgpo.jobs", "list", "--json", "--database", db.url]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 0
+
+
+def test_a_run_that_waits_for_another_says_so(db, jobs):
+    jobs("start")
+    assert "queued, no. 2, after run 1" in jobs("start", "--after", 1)[1]
+
+
 def test_list_is_a_table_or_json(db, jobs, row):
     done, broken = row("finished", TrainConfig().to_json()), row("running", TrainConfig().to_json())
     transition(db, broken.id, ("running",), "failed", reason="It broke.", failure_kind="killed")

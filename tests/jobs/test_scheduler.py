@@ -18,7 +18,7 @@ import pytest
 from bgpo.jobs import control, scheduler
 from bgpo.jobs.devices import Gpu
 from bgpo.jobs.scheduler import Chore, Scheduler
-from storage.database import open_database
+from storage.database import StorageError, open_database
 from storage.queue import leases
 from storage.runs import ENDED, LIVE, get_run, list_runs, run_events, transition
 from storage.settings import pause_queue, set_cpu_slots
@@ -44,6 +44,20 @@ def ticking(db, monkeypatch):
     ticking.beats = beats
     yield ticking
     ticking.shutdown()
+
+
+def test_an_app_that_starts_while_the_disk_is_full_ticks_all_the_same(db, monkeypatch):
+    def full(*_: object) -> None:
+        raise StorageError("The disk is full.")
+
+    ticked = threading.Event()
+    monkeypatch.setattr(scheduler, "note_app", full)
+    started = Scheduler(db, chores=[Chore("beat", 0.05, ticked.set)])
+    started.start()
+    try:
+        assert ticked.wait(PATIENCE)
+    finally:
+        started.shutdown()
 
 
 def test_a_dead_thread_is_replaced(ticking):
@@ -80,7 +94,7 @@ def test_a_job_that_raises_does_not_stop_the_others(db):
 APP = """
 import sys, time
 from bgpo.jobs.scheduler import Scheduler
-from storage.database import open_database
+from storage.database import StorageError, open_database
 Scheduler(open_database(sys.argv[1])).start()
 time.sleep(600)
 """
