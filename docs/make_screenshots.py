@@ -106,14 +106,16 @@ def ask(page: Page) -> None:
     expect(page.locator("#chat-stage .ds-verdict")).to_have_text(re.compile("Reward"), timeout=SLOW_MS)
 
 
-def denoise_two(page: Page) -> None:
-    """The newest checkpoint beside the one before it, from the same noise."""
+def denoise_two(page: Page, run: int) -> None:
+    """The run's last checkpoint beside its first one, from the same noise."""
     lab = page.locator(".bgpo-lab")
     more = lab.get_by_role("button", name="Compare with another")
     expect(more).to_be_visible(timeout=SLOW_MS)
     more.click()
-    choices = lab.locator(".checkpoints select").nth(1)
-    choices.select_option(index=choices.locator("option").count() - 1)
+    for place, end in enumerate((0, -1)):
+        choices = lab.locator(".checkpoints select").nth(place)
+        labels = [label for label in choices.locator("option").all_inner_texts() if label.startswith(f"Run {run} ")]
+        choices.select_option(label=labels[end])
     lab.get_by_role("button", name="Denoise", exact=True).click()
     expect(lab.locator(".ds-verdict").nth(1)).to_contain_text("Reward", timeout=SLOW_MS)
 
@@ -140,7 +142,7 @@ def shots(
         "keyboard": Shot(f"?run={run}", show_keys, whole=False, wide=light),
         "new-run": Shot("?tab=new", try_the_grader, narrow=light),
         "chat": Shot("?tab=chat", ask, narrow=dark),
-        "lab": Shot("?tab=lab", denoise_two),
+        "lab": Shot("?tab=lab", lambda page: denoise_two(page, run)),
         "system": Shot("?tab=system", wide=light),
     }
     for name, runs in compared.items():
