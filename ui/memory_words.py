@@ -26,7 +26,8 @@ def estimate_card(config: TrainConfig) -> dict[str, Any]:
         "words": f"About {size_words(found.total)} at the highest point of a step; {free}.",
         "parts": [[part.name, part.label, part.size, size_words(part.size)] for part in found.parts],
         "total": found.total, "free": room.free,
-        "detail": f"{found.tokens:,} tokens in a pass; {size_words(found.saved)} held for its backward pass.",
+        "detail": f"{found.tokens:,} tokens in a pass; {size_words(found.saved)} held for its backward pass; "
+        f"{size_words(found.logits)} of logits at one time.",
         "warning": warning(found, room.free),
     }
 

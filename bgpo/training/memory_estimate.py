@@ -1,32 +1,34 @@
 """What a run will hold in memory, before it starts, from the shape of its model. Torch-free.
 
-Activations are counted by what autograd keeps of a stock Llama layer with sdpa, per token, measured on small models (in
-bytes, exact there): `_LAYER`. What is estimated and not known: the token budget where it is automatic, kernels'
-workspaces, fragmentation. The figure is meant to be right within a quarter; the run's page compares it with what was
-measured.
+What autograd keeps is added up op by op (`kept.py`), as the update goes: the layers below for a whole pass, the last
+layer for a few pairs at a time, the head for a chunk of their rows. A step is at its highest at one of three moments:
+in the head, when most is kept; on the way back through a layer, which may be computed again there; or when all
+gradients are there. The tests hold each figure against what torch holds. What is estimated and not known: the token
+budget where it is automatic, what the draws leave masked, kernels' workspaces, fragmentation. The run's page compares
+the figure with what was measured.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from math import ceil, log, sqrt
 
+from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.registry import MODELS
 from bgpo.models.shapes import Shape, shape_of
 from bgpo.training.hardware import Room
+from bgpo.training.kept import Canvas, Held, Kept
 
-# bytes a token of a layer keeps: per unit of width, per unit of mlp, per unit of adapter rank and adapted matrix, rest;
-# by (weights' bytes, adapter's bytes or 0)
-_LAYER = {
-    (4, 0): (40, 16, 0, 24), (2, 0): (24, 8, 0, 24), (4, 4): (32, 16, 4, 24), (2, 4): (40, 10, 4, 24),
-    (2, 2): (20, 8, 2, 24),
-}
 _FOUR_BIT = 0.516  # bytes a weight: NF4 and its twice quantised scales
 _CHUNK = 24 * 2**20  # logits of a chunk of rows
 _LAST_LAYER_TOKENS, _LAST_LAYER_SHARE = 640, 8  # that the last layer reads at one time, or the share of a pass
 _MOST_TOKENS = {"cpu": 4096, "cuda": 65_536}  # of an automatic budget
 _SHARE_OF_FREE = 0.5
-_ADAPTED = {"all": 7, "attention": 4, "mlp": 3}
+_NUMBER = 4  # bytes of a logit: float32 whatever the weights are
+_IN_ORDER = ("stratified", "antithetic", "gauss")  # draws that mask more and more
+_ALL_GROUPS = {"all": ("attention", "mlp"), "attention": ("attention",), "mlp": ("mlp",)}
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,15 @@ class Estimate:
     """Parts that are there at once at the highest point of a step.
 
     Attributes:
-        tokens: of one likelihood pass; saved: bytes that autograd keeps for backward in it.
+        tokens: of one likelihood pass; saved: bytes that autograd keeps for backward, at most; logits: bytes of the
+            logits that are there at one time, which need not be the step's highest point.
         advice: the knob that helps most, as the end of a sentence.
     """
 
     parts: tuple[Part, ...]
     tokens: int
     saved: float
+    logits: float
     advice: str
 
     @property
@@ -68,63 +72,256 @@ def estimate(config: TrainConfig, room: Room, token_budget: int = 0) -> Estimate
     if shape is None:
         return None
     standing = _standing(config, shape)
-    per_token = activation_bytes(config, shape)
     free = room.free - sum(part.size for part in standing)
-    tokens, held = _pass_tokens(config, token_budget or config.token_budget, room.kind, free, per_token)
-    rows = held * _scored_share(config)
-    saved = _saved(config, shape, tokens, held)
-    again = tokens * _layer_bytes(config, shape) if config.activation_checkpointing else 0  # one layer at a time
-    logits = _logits(config, shape, tokens, rows)
-    rollouts = _rollouts(config, shape) if config.job == "train" else 0.0
-    update = [
-        Part("gradients", "Gradients", _trained(config, shape) * _gradient_bytes(config)),
-        Part("activations", "Activations", saved + again),
-        Part("logits", "Logits", logits),
-    ]
-    if sum(part.size for part in update) < rollouts:
-        update = [Part("rollouts", "Rollouts", rollouts)]
-    parts = tuple(part for part in (*standing, *update) if part.size)
-    return Estimate(parts, tokens, saved, _advice(config, parts))
+    update = _Update(config, shape, room.kind, token_budget or config.token_budget, free)
+    moments = [update.in_the_head(), update.on_the_way_back(), update.at_the_end()]
+    if config.job == "train":
+        moments.append([Part("rollouts", "Rollouts", _rollouts(config, shape))])
+    highest = max(moments, key=lambda parts: sum(part.size for part in parts))
+    parts = tuple(part for part in (*standing, *highest) if part.size)
+    return Estimate(parts, update.tokens, update.saved, update.logits, _advice(config, parts))
 
 
-def activation_bytes(config: TrainConfig, shape: Shape) -> float:
-    """Bytes that one token of a pass keeps for backward."""
-    ends = (8 if config.precision == "fp32" else 6) * shape.width if config.adapter == "none" else 0
-    if config.activation_checkpointing:
-        return shape.layers * shape.width * _weight_bytes(config) + ends
-    return shape.layers * _layer_bytes(config, shape) + ends
+@dataclass(frozen=True)
+class _Cut:
+    """What goes through the last layer together: pairs, their tokens, their scored rows, and the rectangles of rows."""
+
+    pairs: float
+    tokens: float
+    rows: float
+    room: float
 
 
-def _saved(config: TrainConfig, shape: Shape, tokens: int, held: int) -> float:
-    """Bytes kept by passes of `tokens`, of which `held` at one time.
+class _Update:
+    """One update of a step: what its passes keep, and what each moment adds.
 
-    The last layer keeps half of what it has of its width, for keys and values, and all of what it has of scored rows;
-    it has only some of a pass at a time, unless graphs are retained.
+    Attributes:
+        tokens: of one pass; saved, logits: see `Estimate`.
     """
-    share = _scored_share(config)
-    if not (config.masked_head and config.masked_last_layer):
-        return held * (activation_bytes(config, shape) + share * shape.width * _weight_bytes(config))
-    one = shape.width * _weight_bytes(config) if config.activation_checkpointing else _layer_bytes(config, shape)
-    below = held * (activation_bytes(config, shape) - one)
-    if config.objective == "elbo" and config.job == "train":
-        read = 0 if config.activation_checkpointing else held
-    else:
-        read = min(tokens, max(_LAST_LAYER_TOKENS, tokens // _LAST_LAYER_SHARE))
-    width = _layer_keeps(config)[0] * shape.width
-    return below + read * (width / 2 + share * _layer_bytes(config, shape))
+
+    def __init__(self, config: TrainConfig, shape: Shape, kind: str, budget: int, free: float):
+        self.config, self.shape, self.kind = config, shape, kind
+        self.kept = Kept(shape, _held(config, kind), _canvas(config))
+        self.size = _weight_bytes(config)
+        objective = OBJECTIVES.get(config.objective)
+        self.retained = config.job == "train" and objective is not None and objective.retained
+        self.narrow = config.masked_head and config.masked_last_layer
+        width = prompt_room(config) + config.completion_length
+        self._plan(max(1, (budget or self._automatic(width, free)) // width))
+        self.tokens = self.pairs * width
+        self.columns = self.pairs * self.kept.canvas.width  # what the layers see of a pass
+        self.cut = self._largest_cut()
+        self.chunk_rows, self.by_hand = self._head_chunk()
+        self._add_up()
+
+    # ---- how a step is cut
+
+    def _automatic(self, width: int, free: float) -> int:
+        """As the worker finds it: from a pass with every position of the completion scored, its graph behind it."""
+        L, s = self.config.completion_length, self.shape
+        below = width * sum(self._layer(index) for index in range(s.layers - 1))
+        last = width * self.kept.stream if self.config.activation_checkpointing else self.kept.last(width, L, L)
+        head = L * (self.kept.norm(s.width) + self.kept.head_input() + s.vocabulary * _NUMBER)
+        fitting = int(_SHARE_OF_FREE * max(0.0, free) / (below + last + head)) * width
+        return max(width, min(_MOST_TOKENS[self.kind], fitting))
+
+    def _plan(self, fitting: int) -> None:
+        """As `Passes.plan` cuts completions of one prompt length."""
+        c = self.config
+        completions = c.examples_per_step if c.job == "finetune" else c.prompts_per_step * c.group_size
+        draws = _draws(c)
+        chunk = min(completions, fitting)
+        self.shared = min(draws, max(1, fitting // chunk))
+        self.pairs = chunk * self.shared
+        self.passes_held = ceil(draws / self.shared) if self.retained else 1
+        self.alone = ceil(completions / chunk) * ceil(draws / self.shared) == self.passes_held  # nothing came before
+        self.held = chunk * draws if self.retained else self.pairs
+        self.share = _fullest_share(c, draws, self.shared, self.pairs)
+
+    def _largest_cut(self) -> _Cut:
+        """As `_parts` cuts a pass: not many pairs, and not many rows."""
+        L, width = self.config.completion_length, self.kept.canvas.width
+        if not self.narrow:
+            return _Cut(self.pairs, self.columns, self.pairs * L * self.share, self.pairs * L)
+        most = max(1, self.pairs // _LAST_LAYER_SHARE, _LAST_LAYER_TOKENS // width)
+        limit = max(L, min(self._rows_in_a_chunk(), most * L // 2))
+        pairs = min(self.pairs, most, max(1.0, limit / (L * self.share)))
+        # of many parts one is as full as they may be
+        rows = limit if self.pairs > most else min(limit, pairs * L * self.share)
+        return _Cut(pairs, pairs * width, rows, max(rows, pairs * L * max(self.share, pairs / (pairs + 1))))
+
+    def _rows_in_a_chunk(self) -> int:
+        return max(1, _CHUNK // (self.shape.vocabulary * _NUMBER)) if self.config.chunked_head else 2**62
+
+    def _head_chunk(self) -> tuple[float, bool]:
+        """(rows whose logits are there at one time, whether their derivative is written over them)."""
+        L = self.config.completion_length
+        if not self.config.masked_head:
+            return self.pairs * L, False
+        at_a_time = self._rows_in_a_chunk()
+        objective = OBJECTIVES.get(self.config.objective)
+        tempered = self.config.job == "train" and objective is not None and objective.sampler_head
+        by_hand = self.size == _NUMBER and self.pairs * L > at_a_time and not (tempered or self._fused or self.retained)
+        return self.cut.rows if self.retained else min(self.cut.rows, max(at_a_time, L)), by_hand
+
+    @property
+    def _fused(self) -> bool:
+        installed = importlib.util.find_spec("liger_kernel") is not None
+        return self.config.fused_head and self.kind == "cuda" and installed
+
+    # ---- what is kept
+
+    def _layer(self, index: int) -> float:
+        """Bytes a token of one of the layers below."""
+        return self.kept.stream if self.config.activation_checkpointing else self.kept.token(first=index == 0)
+
+    def _add_up(self) -> None:
+        s, kept, held = self.shape, self.kept, self.held / self.pairs
+        layers = s.layers - 1 if self.narrow else s.layers
+        ids = 8 if kept.held.trained else 0
+        self.below = held * self.columns * (sum(self._layer(index) for index in range(layers)) + ids)
+        one_logits = self.chunk_rows * s.vocabulary * _NUMBER
+        rows = self.held * self.config.completion_length * 0.5 if self.retained else self.cut.rows
+        self.top = self._last_layer(rows) + self._final_norm(rows)
+        through_autograd = rows * s.vocabulary * _NUMBER if self.retained else one_logits
+        kept_logits = 0 if self.by_hand else through_autograd
+        self.top += 0 if self.by_hand else rows * kept.head_input()
+        self.saved = self.below + self.top + kept_logits
+        self.logits = kept_logits + self._beside_logits(one_logits)
+
+    def _last_layer(self, rows: float) -> float:
+        if not self.narrow:
+            return 0.0
+        stream = self.shape.width * _NUMBER if self.size == _NUMBER else 0  # the norm keeps all that was read
+        if not self.retained:
+            return stream * (self.columns - self.cut.tokens) + self.kept.last(*self._sizes(self.cut))
+        columns = self.held / self.pairs * self.columns
+        if self.config.activation_checkpointing:
+            return columns * self.kept.stream
+        return self.kept.last(columns, rows, self.held * self.config.completion_length * self._fullest_of_a_cut)
+
+    @property
+    def _fullest_of_a_cut(self) -> float:
+        """Rows of the rectangles that queries are put into, as a share of the completion."""
+        return self.cut.room / (self.cut.pairs * self.config.completion_length)
+
+    def _final_norm(self, rows: float) -> float:
+        if self.narrow:
+            return rows * self.kept.norm(self.shape.width)
+        return self.held / self.pairs * self.columns * self.kept.norm(self.shape.width)
+
+    @staticmethod
+    def _sizes(cut: _Cut) -> tuple[float, float, float]:
+        return cut.tokens, cut.rows, cut.room
+
+    def _beside_logits(self, one: float) -> float:
+        """What the head's backward makes beside what is kept: two more buffers of logits, or the matrix's gradient."""
+        if self.by_hand:
+            return one
+        gradient = self._matrix_gradient
+        if self._fused:
+            return one * self.size / _NUMBER + gradient
+        return max(2 * one, one + gradient)
+
+    @property
+    def _matrix_gradient(self) -> float:
+        """The head's or the embedding's, where it is added to what is there or rounded on."""
+        fresh = self.alone and self.config.precision != "bf16"
+        trained = self.kept.held.trained and not fresh
+        return self.shape.vocabulary * self.shape.width * self.size if trained else 0
+
+    # ---- the moments
+
+    def in_the_head(self) -> list[Part]:
+        """Most is kept; the gradients of what the other parts of the pass have read are there, too."""
+        beside = 0.0
+        if self.narrow:
+            half = self.size != _NUMBER and not (self.retained and self.config.activation_checkpointing)
+            beside = self.held / self.pairs * self.columns * self.kept.stream * half
+            beside += 0 if self.retained else (self.columns - self.cut.tokens) * self.kept.stream
+        return [
+            self._gradients(self._head_weights if self.alone else None),
+            Part("activations", "Activations", self.below + self.top + beside),
+            Part("logits", "Logits", self.logits),
+        ]
+
+    def on_the_way_back(self) -> list[Part]:
+        """Through the uppermost layer below the last, while all the others' graphs are there."""
+        again = self.kept.token() if self.config.activation_checkpointing else 0
+        stream = 2 * self.kept.stream  # the gradient that comes in, and the one that goes on
+        others = (self.passes_held - 1) / self.passes_held * (self.saved - self.below)
+        kept = self.below + others + self.columns * (again + stream + self.kept.widest)
+        weights = self._head_weights + self.shape.layer_weights // self.shape.layers
+        matrix = self.shape.width * self.shape.mlp * self.size if self.kept.held.trained and not self.alone else 0
+        return [
+            self._gradients(weights if self.alone else None),
+            Part("activations", "Activations", kept + matrix),
+        ]
+
+    def at_the_end(self) -> list[Part]:
+        """All gradients, and the embedding's on its way to what is there of it."""
+        return [self._gradients(None), Part("activations", "Activations", self._matrix_gradient)]
+
+    @property
+    def _head_weights(self) -> int:
+        return self.shape.vocabulary * self.shape.width
+
+    def _gradients(self, weights: int | None) -> Part:
+        """Of as many weights as have one by then, None: of all."""
+        trained = _trained(self.config, self.shape)
+        if weights is not None:
+            trained = min(weights, trained) if self.kept.held.trained else 0
+        return Part("gradients", "Gradients", trained * _gradient_bytes(self.config))
 
 
-def _layer_keeps(config: TrainConfig) -> tuple[int, int, int, int]:
-    adapter = 0 if config.adapter == "none" else 2 if config.precision == "bf16_pure" else 4
-    return _LAYER[_weight_bytes(config), adapter]
+def _held(config: TrainConfig, kind: str) -> Held:
+    size = _weight_bytes(config)
+    angles = _NUMBER if MODELS[config.model].rope_in_float32 else size
+    if config.adapter == "none":
+        return Held(size, angles=angles)
+    adapter = 2 if config.precision == "bf16_pure" else 4
+    dropout = 0 if config.job != "finetune" or not config.lora_dropout else 1 if kind == "cuda" else adapter
+    return Held(size, False, adapter, config.lora_rank, _ALL_GROUPS[config.lora_targets], dropout, angles)
 
 
-def _layer_bytes(config: TrainConfig, shape: Shape) -> float:
-    weights = _weight_bytes(config)
-    width, mlp, rank, rest = _layer_keeps(config)
-    narrower = 2 * weights * (shape.heads - shape.kv_heads) * shape.head_width
-    ranks = rank * config.lora_rank * _ADAPTED[config.lora_targets]
-    return width * shape.width + mlp * shape.mlp + ranks + rest - narrower
+def _canvas(config: TrainConfig) -> Canvas:
+    """A block-causal model reads the clean completion beside the noised one."""
+    width = prompt_room(config) + config.completion_length
+    if config.attention_block or MODELS[config.model].attention_block:
+        return Canvas(width + config.completion_length, masked=True)
+    return Canvas(width, masked=config.job == "finetune" or not config.packed)
+
+
+def _scheme(config: TrainConfig) -> str:
+    objective = OBJECTIVES.get(config.objective)
+    if config.job == "finetune" or objective is None:
+        return "iid"
+    return objective.draws if config.mask_draws == "auto" else config.mask_draws
+
+
+def _draws(config: TrainConfig) -> int:
+    """K, of which some objectives fix what it is."""
+    if config.job == "finetune":
+        return 1
+    of_the_path = ceil(config.denoising_steps / config.trace_shrink)
+    fixed = {"full": 1, "one_ratio": 1, "coupled": 3, "trace_slices": of_the_path}
+    return fixed.get(_scheme(config), config.mc_samples)
+
+
+def _fullest_share(config: TrainConfig, draws: int, shared: int, pairs: int) -> float:
+    """Scored rows in the completions of the fullest of a step's passes, each `shared` draws of some completions."""
+    scheme = _scheme(config)
+    of_a_step = {"trace_slices": config.trace_shrink, "trace_steps": 1}
+    if scheme in of_a_step:
+        return min(1.0, of_a_step[scheme] / config.denoising_steps)
+    if scheme == "block":
+        return 0.5 * config.block_length / config.completion_length
+    if scheme in ("full", "coupled"):
+        return 1.0 if shared < 3 else 2 / 3
+    if scheme in _IN_ORDER:
+        return 1 - 0.5 * shared / draws
+    passes = max(1.0, draws / shared)
+    return min(1.0, 0.5 + sqrt(2 * log(1 + passes) / (12 * pairs)))
 
 
 def _standing(config: TrainConfig, shape: Shape) -> list[Part]:
@@ -144,37 +341,6 @@ def _standing(config: TrainConfig, shape: Shape) -> list[Part]:
         Part("optimiser", "AdamW's moments", trained * moments),
         Part("reference", "Reference policy", frozen if copied and config.adapter == "none" else 0),
     ]
-
-
-def _pass_tokens(config: TrainConfig, budget: int, kind: str, free: float, per_token: float) -> tuple[int, int]:
-    """(tokens of one pass, tokens whose graphs are held at one time)."""
-    width = prompt_room(config) + config.completion_length
-    if config.job == "finetune":
-        completions, draws = config.examples_per_step, 1
-    else:
-        completions, draws = config.prompts_per_step * config.group_size, config.mc_samples
-    if not budget:
-        fitting = int(_SHARE_OF_FREE * max(0.0, free) / per_token)
-        budget = max(width, min(_MOST_TOKENS[kind], fitting))
-    pairs = max(1, budget // width)
-    chunk = min(completions, pairs)
-    in_a_pass = chunk * min(draws, max(1, pairs // chunk))
-    held = chunk * draws if config.objective == "elbo" and config.job == "train" else in_a_pass
-    return in_a_pass * width, held * width
-
-
-def _scored_share(config: TrainConfig) -> float:
-    """Scored rows in the tokens of a pass: on average half of the completion is masked."""
-    return 0.5 * config.completion_length / (prompt_room(config) + config.completion_length)
-
-
-def _logits(config: TrainConfig, shape: Shape, tokens: int, held_rows: float) -> float:
-    """float32 logits, their log-softmax and gradient."""
-    row = shape.vocabulary * 4
-    if config.objective == "elbo" and config.job == "train":
-        return held_rows * row * 2
-    rows = tokens * (_scored_share(config) if config.masked_head else 1.0)
-    return 3 * min(rows * row, _CHUNK if config.chunked_head else float("inf"))
 
 
 def _rollouts(config: TrainConfig, shape: Shape) -> float:
