@@ -104,7 +104,7 @@ def allocated_at_most(work: Callable[[], object]) -> int:
 
 
 def holds_what_was_estimated(tmp_path: Path, kind: str, size: str = "narrow", **values) -> None:
-    """One update for real: what was kept for backward, within 5 %, and all that was allocated, within 10 %."""
+    """One update for real: what was kept for backward, within 10 %, and all that was allocated, within 15 %."""
     source = folder_of(kind, tmp_path / "model", size)
     config = TrainConfig(**{
         "model": "a2d" if kind.startswith(("qwen", "llama")) else kind, "model_path": str(source), "warmup_steps": 0,
@@ -121,8 +121,8 @@ def holds_what_was_estimated(tmp_path: Path, kind: str, size: str = "narrow", **
     measured: list[dict] = []
     most = allocated_at_most(lambda: measured.append(updater.update(rollouts, 1, lambda: None)))
     standing = sum(part(found, name) for name in ("weights", "masters", "optimiser"))
-    assert found.saved / 2**20 == pytest.approx(measured[0]["memory/saved_mb"], rel=0.05)
-    assert found.total - standing == pytest.approx(most, rel=0.10)
+    assert found.saved / 2**20 == pytest.approx(measured[0]["memory/saved_mb"], rel=0.10)
+    assert found.total - standing == pytest.approx(most, rel=0.15)
 
 
 FAMILIES = ["llada", "dream", "qwen3", "qwen2", "llama"]
