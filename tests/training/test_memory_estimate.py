@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.config import TrainConfig, prompt_room
 from bgpo.models.shapes import PUBLISHED, TINY, shape_of
 from bgpo.models.tiny import build_tiny
+from bgpo.tasks.base import Reward
+from bgpo.tasks.registry import TASKS
 from bgpo.training.hardware import Room, room_for
 from bgpo.training.likelihood import Passes, head_of
 from bgpo.training.memory_estimate import estimate
 from bgpo.training.optimizer import policy_optimizer
 from bgpo.training.policy import fresh_policy, trainable
-from bgpo.training.rollouts import Rollouts
+from bgpo.training.rollouts import Rollouts, collect
 from bgpo.training.update import Updater
 from tests.models import published
 
@@ -153,6 +156,22 @@ def test_every_update_holds_what_was_estimated(tmp_path, kind, precision, again,
         tmp_path, kind, size, activation_checkpointing=again, objective=objective, token_budget=budget,
         **PRECISIONS[precision],
     )
+
+
+@pytest.mark.parametrize("objective", ["bgpo", "elbo"])
+@pytest.mark.parametrize("values", [{}, {"precision": "bf16"}, LORA])
+def test_an_update_of_the_built_in_model_s_own_rollouts(tmp_path, objective, values):
+    config = TrainConfig(
+        objective=objective, prompts_per_step=3, group_size=4, mc_samples=8, token_budget=13 * 12, bound_probe=0,
+        drop_zero_advantage=False, **values,
+    )
+    model = trainable(build_tiny(torch.Generator().manual_seed(0)), config, tmp_path)
+    optimizer, _ = policy_optimizer(model.model, config)
+    rollouts = collect(model, TASKS[config.task], config, 0, judge=lambda problem, text: Reward(float(len(text)), ""))
+    rollouts = replace(rollouts, advantage=torch.linspace(-1, 1, 12))
+    updater = Updater(config, OBJECTIVES[objective], model, optimizer, Passes(config.token_budget), None)
+    measured = updater.update(rollouts, 0, lambda: None)["memory/saved_mb"]
+    assert estimate(config, room_for(config)).saved / 2**20 == pytest.approx(measured, rel=0.10)
 
 
 def test_eight_billion_parameters_on_one_card():
