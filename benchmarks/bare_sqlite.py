@@ -91,7 +91,7 @@ SELECT p.run_id, p.metric_id, p.step, p.value FROM (
         SELECT step FROM point q WHERE q.run_id = c.run_id AND q.metric_id = c.metric_id AND value IS NOT NULL
         AND step >= number * width AND step < (number + 1) * width ORDER BY step DESC LIMIT 1
     ) AS step FROM curve c JOIN bucket ON (number + 1) * width <= c.step
-) JOIN point p USING (run_id, metric_id, step) ORDER BY p.run_id, p.metric_id, p.step
+) CROSS JOIN point p USING (run_id, metric_id, step) ORDER BY p.run_id, p.metric_id, p.step
 """.format(width="CASE " + " ".join(f"WHEN step < {40 << n} THEN {1 << n}" for n in range(26)) + " END")
 PAIR = struct.Struct("<id")  # a step and its value
 
