@@ -18,13 +18,17 @@ def test_without_a_gpu_it_says_so_and_exits_with_2(capsys):
     assert "needs an NVIDIA GPU" in capsys.readouterr().out
 
 
-def test_every_part_reports_at_a_small_size(capsys):
+def test_every_part_reports_at_a_small_size(capsys, monkeypatch):
+    # a CPU may be slower at products in bf16 than the model, which works in float32: its ceiling says nothing here
+    monkeypatch.setattr(Bench, "_ceiling", lambda self: 1e13)
     assert main(SMALL) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     peak = report["memory"]["peak_gb"]
     assert report["memory"]["bgpo_64_over_1"] == pytest.approx(1, abs=0.25)
     assert peak["elbo"]["64"] > 20 * peak["elbo"]["1"]
-    assert 0 < report["update"]["share_of_ceiling"] < 1 and report["update"]["tokens"] == 3 * 4 * 40
+    update = report["update"]
+    assert update["tokens"] == 3 * 4 * 40 and update["seconds"] > 0
+    assert update["share_of_ceiling"] == pytest.approx(update["tflops"] / 10, rel=0.5, abs=1e-4)
     assert report["rollout"].keys() == {"none", "prefix", "dual"} and min(report["rollout"].values()) > 0
     assert report["step"]["paper_s"] >= report["step"]["whole_s"] >= report["step"]["update_s"] > 0
 

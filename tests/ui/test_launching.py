@@ -48,7 +48,7 @@ def test_the_task_is_looked_at_and_a_config_file_fills_the_form(app, page, tmp_p
     values = adder().model_dump() | {"task": "own_file", "task_file": str(own), "group_size": 1, "colour": "red"}
     given = {"name": "mine.json", "mimeType": "application/json", "buffer": json.dumps(values).encode()}
     page.locator("#new-run-file input").set_input_files(given)
-    expect(page.locator("#new-run-file .said")).to_contain_text("The form holds what mine.json says.")
+    expect(page.locator("#new-run-file .said")).to_contain_text("The form holds what mine.json says")
     expect(page.locator("#new-run-file .said li")).to_have_text("There is no knob 'colour', so it was left out.")
     expect(page.locator(".lc-problems")).to_contain_text("group_size")
     expect(problems.first).to_contain_text(HOSTILE)
