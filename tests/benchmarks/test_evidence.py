@@ -1,4 +1,4 @@
-"""A tiny version of the whole evidence: every part is there, every picture is drawn, every number is finite."""
+"""The evidence: a run of it is measured and reported; with -m slow a tiny version of the whole, picture by picture."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.evidence.cells import cell_file, load
-from benchmarks.evidence.plan import FULL, QUICK, plan
+from benchmarks.evidence.cells import cell_file, load, make_missing, measure
+from benchmarks.evidence.plan import FULL, QUICK, Cell, plan
+from benchmarks.evidence.report import write
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import Curve, Interval, jackknife, paired, t_interval, verdict
 from bgpo.config import TrainConfig
 
@@ -33,6 +35,43 @@ def quick(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    """A warm start and the first of its runs, measured in this process, and the page with what that gives."""
+    folder = tmp_path_factory.mktemp("few")
+    (folder / "work/cells").mkdir(parents=True)
+    for cell in _mc_samples(QUICK)[:2]:
+        measure(cell, folder / "work")
+    (folder / "docs").mkdir()
+    write(Results(QUICK, folder / "work"), folder / "docs", "python -m benchmarks.evidence")
+    return folder
+
+
+def _mc_samples(scale) -> list[Cell]:
+    """The first warm start and its runs with few and many draws."""
+    cells = [cell for cell in plan(scale) if cell.part in ("warm_start", "mc_samples")]
+    return [cells[0], *(cell for cell in cells if cell.needs == (cells[0].name,))]
+
+
+def test_a_page_of_few_runs_says_what_is_missing(few):
+    text = (few / "docs/evidence.md").read_text()
+    assert re.findall(r"^## (\d)\.", text, re.M) == ["1", "2", "3", "4", "5"]
+    assert "Not measured yet" in text
+    assert not re.search(r"\b(nan|inf)\b", text, re.I)
+
+
+def test_a_finished_cell_is_not_made_again(few):
+    said: list[str] = []
+    cells = _mc_samples(QUICK)[:2]
+    make_missing(cells, few / "work", 1, None, said.append)
+    assert said == ["2 cells, 2 done, 0 to go on 1 process(es)"]
+
+
+def test_compute_counts_rollouts_as_well(few):
+    compute_counts_rollouts(few, _mc_samples(QUICK)[1:2])
+
+
+@pytest.mark.slow
 def test_report_has_its_parts_and_pictures(quick):
     text = (quick / "docs/evidence.md").read_text()
     assert re.findall(r"^## (\d)\.", text, re.M) == ["1", "2", "3", "4", "5"]
@@ -42,19 +81,24 @@ def test_report_has_its_parts_and_pictures(quick):
     assert all((quick / "docs" / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+@pytest.mark.slow
 def test_numbers_are_finite(quick):
     assert not re.search(r"\b(nan|inf)\b", (quick / "docs/evidence.md").read_text(), re.I)
     for path in (quick / "work/cells").glob("*.json"):
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in a cell"))
 
 
-def test_compute_counts_rollouts_as_well(quick):
+@pytest.mark.slow
+def test_compute_of_every_run_counts_rollouts_as_well(quick):
+    compute_counts_rollouts(quick, [cell for cell in plan(QUICK) if cell.part == "mc_samples"])
+
+
+def compute_counts_rollouts(folder: Path, cells: list[Cell]) -> None:
     """All passes of a rollout but the first, which equal canvases share, read every completion."""
-    cells = [cell for cell in plan(QUICK) if cell.part == "mc_samples"]
     for cell in cells:
         c = TrainConfig.parse(cell.settings["config"])
         rollouts = (c.denoising_steps - 1) * c.prompts_per_step * c.group_size * c.completion_length
-        points = load(quick / "work", cell)["result"]["points"]
+        points = load(folder / "work", cell)["result"]["points"]
         assert points[-1]["step"] > 0 and all(point["tokens"] > point["step"] * rollouts for point in points[1:])
 
 

@@ -15,8 +15,9 @@ from bgpo.config import TrainConfig
 from bgpo.jobs import control, launcher
 from bgpo.jobs.scheduler import Scheduler
 from bgpo.jobs.settling import live_runs
-from storage.database import Database, open_database, sqlite_url
+from storage.database import Database
 from storage.runs import Run, create_run, get_run
+from tests.databases import new_database
 from tests.waiting import PATIENCE, wait_until
 
 from .tiny_worker import FAULT
@@ -66,7 +67,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def db(data: Path) -> Iterator[Database]:
-    database = open_database(sqlite_url(data / "bgpo.db"))
+    database = new_database(data / "bgpo.db")
     yield database
     database.close()
 

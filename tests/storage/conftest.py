@@ -4,23 +4,16 @@ The server is the machine's own program, started for the tests; without one they
 """
 
 import itertools
-import shutil
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from storage.database import open_database, sqlite_url
+from storage.database import open_database
 from storage.runs import create_run
+from tests.databases import new_file
 from tests.storage import postgres
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("storage") / "migrated.db"
-    open_database(sqlite_url(path)).close()
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +41,7 @@ def database_at(url, name):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
     if request.param == "sqlite":
-        # quicker than migrating for each test
-        shutil.copy(request.getfixturevalue("migrated_file"), tmp_path / "bgpo.db")
-        yield sqlite_url(tmp_path / "bgpo.db")
+        yield new_file(tmp_path / "bgpo.db")
         return
     server, name = request.getfixturevalue("migrated_server"), f"test_{next(_numbers)}"
     administer(server, f"CREATE DATABASE {name} TEMPLATE migrated")

@@ -22,6 +22,7 @@ from storage.runs import create_run, delete_run, list_runs
 from storage.search import is_index
 from storage.tables import metadata
 from storage.upgrade import MIGRATIONS, upgrade
+from tests.databases import new_database, new_file
 from tests.waiting import PATIENCE
 
 HEAD = max(path.name[:4] for path in MIGRATIONS.glob("versions/0*.py"))
@@ -91,9 +92,10 @@ def test_a_folder_is_not_a_database(tmp_path):
         open_database(sqlite_url(tmp_path))
 
 
-def test_a_damaged_file_is_said_to_be_damaged(tmp_path, migrated_file):
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path):
     path = tmp_path / "bgpo.db"
-    whole = migrated_file.read_bytes()
+    new_file(path)
+    whole = path.read_bytes()
     path.write_bytes(whole[:4096] + random.Random(0).randbytes(len(whole) - 4096))
     with pytest.raises(StorageError, match="is damaged"):
         list_runs(open_database(sqlite_url(path)))
@@ -110,7 +112,7 @@ def test_the_database_of_another_program_is_refused(tmp_path):
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
-    url = sqlite_url(tmp_path / "bgpo.db")
+    url = new_file(tmp_path / "bgpo.db")
     db = open_database(url)
     with db.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -137,14 +139,14 @@ def open_without_rights(folder, answer):
 
 
 @pytest.mark.parametrize("prepare", ["folder", "folder_in_it", "file"])
-def test_what_cannot_be_written_gets_a_sentence(prepare, migrated_file):
+def test_what_cannot_be_written_gets_a_sentence(prepare):
     # Not tmp_path: its parents are closed to the unprivileged user that this changes to when run by root.
     with tempfile.TemporaryDirectory() as base:
         os.chmod(base, 0o755)
         folder = Path(base) / "data"
         folder.mkdir()
         if prepare == "file":
-            shutil.copy(migrated_file, folder / "bgpo.db")
+            new_file(folder / "bgpo.db")
             os.chmod(folder / "bgpo.db", 0o444)
             os.chmod(folder, 0o777)
         else:
@@ -197,7 +199,7 @@ def next_version(tmp_path, more="pass"):
 
 
 def with_a_run(tmp_path):
-    db = open_database(sqlite_url(tmp_path / "bgpo.db"))
+    db = new_database(tmp_path / "bgpo.db")
     run = create_run(db, name="r", config_json="{}", train_steps=1, runs_folder=tmp_path / "runs")
     flush(db, run.id, [Point("lr", step, 0.0, 1.0) for step in range(1000)])
     return db, run.id

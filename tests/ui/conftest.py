@@ -15,6 +15,7 @@ from bgpo.presets import PRESETS
 from storage.database import Database, open_database, sqlite_url
 from storage.runs import Run, create_run, get_run, transition
 from tests.chromium import FLAGS, HOW, find_chromium
+from tests.databases import new_database
 from tests.ui.studio import App, apps
 from tests.waiting import PATIENCE
 from ui import api, assets
@@ -40,7 +41,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def services(tmp_path) -> Services:
-    db = open_database(sqlite_url(tmp_path / "bgpo.db"))
+    db = new_database(tmp_path / "bgpo.db")
     return Services(db, tmp_path, tmp_path / "runs", db.url, chat=None, scheduler=None)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig
 from bgpo.presets import PRESETS, adder
-from storage.database import open_database, sqlite_url
 from storage.runs import list_runs
+from tests.databases import new_database
 from ui import config_form
 from ui.components.launch_card import review
 from ui.config_form import UnjudgedSlider
@@ -21,7 +21,7 @@ from ui.run_words import onward_query
 
 @pytest.fixture
 def page(tmp_path):
-    db = open_database(sqlite_url(tmp_path / "bgpo.db"))
+    db = new_database(tmp_path / "bgpo.db")
     runs_folder = tmp_path / "runs"
     runs_folder.mkdir()
     services = SimpleNamespace(db=db, runs_folder=runs_folder, database_url=db.url)

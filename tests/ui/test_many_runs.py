@@ -15,6 +15,7 @@ from storage.database import open_database, sqlite_url
 from storage.metrics import Point, flush
 from storage.rollups import WIDTHS
 from storage.runs import create_run, delete_run, get_run, transition
+from tests.databases import new_database
 from tests.statements import selects, statements_to, work
 from tests.ui.studio import apps
 from ui import api
@@ -28,7 +29,7 @@ RUNS, STEPS, MOST_BYTES = 10_000, 1_000_000, 300_000
 @pytest.fixture(scope="module")
 def services(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    with_many = Services(open_database(sqlite_url(folder / "bgpo.db")), folder, folder / "runs", "", None, None)
+    with_many = Services(new_database(folder / "bgpo.db"), folder, folder / "runs", "", None, None)
     db, config = with_many.db, PRESETS["adder"].config().with_values(retries=0)
     long_run = create_run(db, name="long", config_json=config.to_json(), train_steps=STEPS,
                           runs_folder=folder / "runs", status="finished").id  # fmt: skip
