@@ -125,7 +125,7 @@ def test_two_writers_and_a_reader(db, new_run):
         assert get_run(db, id).step == steps
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_four_writers_and_a_reader_lose_no_row_and_none_hears_that_the_database_is_locked(db, new_run, seconds):
     runs = [new_run(status="running").id for _ in range(4)]
     writers = [start(WRITE_FOR, db.url, id, seconds) for id in runs]
@@ -202,7 +202,7 @@ def test_a_killed_writer_leaves_whole_steps_and_a_sound_file(db, new_run):
     assert_sound(db)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
 def test_writers_killed_at_random_moments_leave_whole_steps_and_a_sound_file(db, new_run, kills):
     """Four at a time, so that they die waiting for the lock as well as holding it; a new one takes each one's place."""
     chance = random.Random(kills)

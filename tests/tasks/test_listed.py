@@ -64,16 +64,22 @@ def test_one_file_is_split_by_hash_into_three(tmp_path):
     assert keys(task, "held_out") == keys(again, "held_out"), "the split does not depend on the order of rows"
 
 
-def test_sudoku_splits_share_no_solution():
+@pytest.fixture(scope="module")
+def sudoku():
+    """The task on the puzzles that it makes itself, all of which it makes when it is first asked."""
+    return opened("sudoku")
+
+
+def test_sudoku_splits_share_no_solution(sudoku):
     """A split by puzzle, as in d1's file, would show most held-out solutions in training."""
-    task = opened("sudoku")
+    task = sudoku
     solutions = {split: {problem.expected for problem in task.problems(split)} for split in SPLITS}
     assert not shared(task) and sum(map(len, solutions.values())) == len(grids()) == 288
     assert len(task.problems("train")) > 10_000 and len(task.problems("held_out")) > 500
 
 
-def test_sudoku_from_files_keeps_train_clear_of_held_out_solutions(tmp_path):
-    made = [p for split in SPLITS for p in opened("sudoku").problems(split)[:400]]
+def test_sudoku_from_files_keeps_train_clear_of_held_out_solutions(sudoku, tmp_path):
+    made = [p for split in SPLITS for p in sudoku.problems(split)[:400]]
     rows = [{"Puzzle": problem.given["puzzle"], "Solution": problem.expected} for problem in made]
     random.Random(0).shuffle(rows)
     write(tmp_path / "train.csv", rows[50:])

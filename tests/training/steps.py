@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from types import MethodType
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -27,6 +28,13 @@ STEP = TrainConfig(
     group_size=4, mc_samples=4, updates_per_rollout=2, max_grad_norm=1e4, bound_probe=4, token_budget=200,
 )
 LEARNING_RATE = 0.1
+# one of each way through an update: draws one by one, graphs held, re-anchored, a weight per draw and no old policy,
+# draws that belong together, the sampler's own path
+TYPICAL = ("bgpo", "elbo", "bgpo_reanchored", "spg_mixture", "coupled_grpo", "agrpo")
+# what every objective has to show is shown by the typical ones by default, by all with -m slow
+every_objective = pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=() if name in TYPICAL else pytest.mark.slow) for name in OBJECTIVES]
+)
 
 
 def tiny(seed: int = 0) -> Denoiser:

@@ -83,13 +83,27 @@ def test_the_job_keeps_every_completion_with_its_verdict(checkpoint, tmp_path):
     assert run(config, again, Heard(stop=True), tmp_path).status == "stopped"
 
 
-def test_the_command_prints_a_table_and_json(checkpoint, capsys):
-    command = [sys.executable, "-m", "bgpo.training.evaluation", "--checkpoint", str(checkpoint), "--task", "adder",
-               "stack_programs", "--eval-problems", "8", "--split", "validation", "--json", "--completion-length", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+def words_for(checkpoint: Path) -> list[str]:
+    return ["--checkpoint", str(checkpoint), "--task", "adder", "stack_programs", "--eval-problems", "8",
+            "--split", "validation", "--json", "--completion-length", "8"]
+
+
+def assert_scores(output: str) -> None:
+    result = json.loads(output.splitlines()[-1])
     assert result["split"] == "validation" and [row["task"] for row in result["scores"]] == ["adder", "stack_programs"]
     assert all(row["problems"] == 8 and row["low"] < row["high"] for row in result["scores"])
-    assert main([*command[3:], "--eval-lengths", "7"]) == 2
+
+
+def test_the_command_prints_a_table_and_json(checkpoint, capsys):
+    assert main(words_for(checkpoint)) == 0
+    assert_scores(capsys.readouterr().out)
+    assert main([*words_for(checkpoint), "--eval-lengths", "7"]) == 2
     assert "evaluation: eval_lengths = 7 has to be" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_is_a_program(checkpoint):
+    command = [sys.executable, "-m", "bgpo.training.evaluation", *words_for(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert_scores(done.stdout)

@@ -53,18 +53,20 @@ def test_it_learns_and_reports_what_a_page_shows(finished):
     ]
 
 
-@pytest.mark.parametrize("values", [{}, {"adapter": "lora", "lora_dropout": 0.3, "precision": "bf16"}])
-def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path, values):
+@pytest.mark.parametrize("values, stop", [
+    ({}, 13), ({"adapter": "lora", "lora_dropout": 0.3, "precision": "bf16", "train_steps": 8, "eval_every": 4}, 3),
+])
+def test_stopped_and_resumed_equals_uninterrupted(finished, tmp_path, values, stop):
     home, whole = finished
     config = SHORT.with_values(**values)
     if values:
         whole, home = Recorder(), tmp_path
         run(config, home / "run", whole, tmp_path)
-    first, second = StopsAtStep(13), Recorder()
-    first.should_stop = lambda: ("finetune/loss", 13) in first.points
-    assert run(config, tmp_path / "again", first, tmp_path).step == 13
+    first, second = StopsAtStep(stop), Recorder()
+    first.should_stop = lambda: ("finetune/loss", stop) in first.points
+    assert run(config, tmp_path / "again", first, tmp_path).step == stop
     assert run(config, tmp_path / "again", second, tmp_path).status == "finished"
-    last = "checkpoints/step-000030"
+    last = f"checkpoints/step-{config.train_steps:06d}"
     assert_same_files(tmp_path / "again" / last, home / "run" / last)
     assert first.reproducible | second.reproducible == whole.reproducible
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bgpo.algorithm.objectives import OBJECTIVES
 from bgpo.training.likelihood import Passes, within_memory
-from tests.training.steps import STEP, flat, moved, rollouts_of, tiny, updater_of
+from tests.training.steps import STEP, every_objective, flat, moved, rollouts_of, tiny, updater_of
 
 PAIR = 11 + STEP.completion_length
 ONE = STEP.with_values(updates_per_rollout=1, mc_samples=3)
@@ -73,7 +72,7 @@ def test_the_smaller_budget_stays(rollouts):
     assert not failures
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@every_objective
 def test_when_one_pair_does_not_fit_a_sentence_says_so_and_nothing_has_moved(rollouts, objective):
     model, _ = cramped(5)
     before = flat(model)

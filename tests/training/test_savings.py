@@ -7,10 +7,8 @@ from functools import cache
 import pytest
 import torch
 
-from bgpo.algorithm.objectives import OBJECTIVES
-from tests.training.steps import STEP, moved, rollouts_of
+from tests.training.steps import STEP, every_objective, moved, rollouts_of
 
-every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 ROLLOUTS = cache(lambda: rollouts_of(STEP))
 
 

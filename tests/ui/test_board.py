@@ -4,6 +4,8 @@ trained, into the database of a real app; one measurement is a real process."""
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -83,6 +85,15 @@ def runs(app) -> list[Run]:
     ]
     db.close()
     return made
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries of a process are listed by Linux alone")
+def test_the_web_process_runs_without_torch(app, page, runs):
+    """Also once its pages are open: nobody has chatted yet."""
+    page.goto(f"{app.url}/?run={runs[0].id}")
+    expect(page.locator(".bgpo-run-header .one h2")).to_have_text(runs[0].name)
+    loaded = Path(f"/proc/{app.process.pid}/maps").read_text()
+    assert "python" in loaded and "libtorch" not in loaded
 
 
 def test_the_list_is_filtered_grouped_and_walked_by_keyboard(app, db, page, runs):

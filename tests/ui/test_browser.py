@@ -29,7 +29,7 @@ from storage.votes import Counts, vote_counts
 from tests.ui.studio import App
 from tests.waiting import paused, wait_until
 
-SHORT = "preset=adder&warmup_steps=40&train_steps=32&eval_every=4&prompts_per_step=4&group_size=4&eval_problems=8"
+SHORT = "preset=adder&warmup_steps=40&train_steps=24&eval_every=4&prompts_per_step=4&group_size=4&eval_problems=8"
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>${window.hacked=1}{{constructor}}</pre>"
 
 
@@ -163,7 +163,7 @@ def test_two_checkpoints_answer_on_the_chat_page_and_the_vote_is_kept(app, db, p
 @pytest.mark.slow
 def test_a_run_survives_the_app_and_is_found_again(start_app, page, tmp_path):
     first = start_app()
-    start_a_run(page, f"{first.url}/?{SHORT.replace('train_steps=32', 'train_steps=100000')}")
+    start_a_run(page, f"{first.url}/?{SHORT.replace('train_steps=24', 'train_steps=100000')}")
     db = open_database(sqlite_url(tmp_path / "bgpo.db"))
     wait_until(lambda: get_run(db, 1).step >= 2, "two training steps", seconds=120)
     page.goto("about:blank")  # a browser logs lost connections as errors by itself
