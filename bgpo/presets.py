@@ -29,13 +29,14 @@ def adder() -> TrainConfig:
 
 def stack_programs() -> TrainConfig:
     """Expressions compiled to stack programs; the warm start mostly ignores precedence."""
-    return TrainConfig(task="stack_programs", warmup_steps=1200, train_steps=40)
+    return TrainConfig(task="stack_programs", warmup_steps=1200, warmup_learning_rate=2e-3, train_steps=40)
 
 
 def countdown() -> TrainConfig:
     """A target and four numbers; the warm start mostly subtracts, whatever the target."""
     return TrainConfig(
-        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=4000, train_steps=80
+        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=4000,
+        warmup_learning_rate=2e-3, train_steps=80,
     )
 
 
