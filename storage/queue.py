@@ -117,9 +117,11 @@ def _free(connection: Connection, offer: Offer) -> dict[str, list[str]]:
 def _may_start(table, now: float) -> ColumnElement[bool]:
     before = run.alias("before")
     ended = exists().where(before.c.id == table.c.after_id, before.c.status.in_(ENDED))
+    # a person's plan is a time of day and waits for it; a retry's is a pause, which a clock set back must not lengthen
+    set_back = and_(table.c.retries > 0, table.c.queued_at > now)
     return and_(
         table.c.status == "queued",
-        or_(table.c.start_at.is_(None), table.c.start_at <= now),
+        or_(table.c.start_at.is_(None), table.c.start_at <= now, set_back),
         or_(table.c.after_id.is_(None), ended),
         ~exists().where(lease.c.run_id == table.c.id),
     )

@@ -28,7 +28,7 @@ import psutil
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import control, runner
 from bgpo.jobs.reporter import replay_spool
-from storage.checkpoints import add_checkpoint, checkpoints_of
+from bgpo.jobs.unlisted import list_checkpoints, saved_in, whole_number
 from storage.database import Database, open_database, sqlite_url
 from storage.imports import adopt_run
 from storage.runs import ENDED, Run, list_runs
@@ -38,7 +38,6 @@ _SIDES = ("", "-wal", "-shm")  # the files of one database
 _REPAIRED = ".repaired"
 _RUN_FOLDER = re.compile(r"(\d{1,9})(-\d{1,9})?")
 _FIRST_LINE = re.compile(r"Run \d+, (.+?)(, goes on from step \d+)?$", re.MULTILINE)
-_CHECKPOINT = re.compile(r"step-\d+")
 Say = Callable[[str], None]
 
 
@@ -206,10 +205,10 @@ def _adopt_one(db: Database, folder: Path, report: Report) -> Run:
         number = max(taken) + 1
         folder = _renumber(folder, number)
         report.renamed.append(number)
-    newest = next((state for _, state in reversed(_checkpoints(folder))), {})
+    newest = next((state for _, state in reversed(saved_in(folder))), {})
     row = _result(folder) | {
-        "created_at": (folder / "config.json").stat().st_mtime, "step": _whole(newest.get("step")),
-        "seconds": float(_whole(newest.get("seconds"))),
+        "created_at": (folder / "config.json").stat().st_mtime, "step": whole_number(newest.get("step")),
+        "seconds": float(whole_number(newest.get("seconds"))),
     }
     return adopt_run(
         db, number, str(folder), name=_name(folder, config), config_json=config.to_json(),
@@ -220,12 +219,7 @@ def _adopt_one(db: Database, folder: Path, report: Report) -> Run:
 def _complete(db: Database, adopted: list[Run], say: Say) -> None:
     """Checkpoints that no row names, and the points that wait in the folders."""
     for run in adopted:
-        known = {saved.step for saved in checkpoints_of(db, run.id)}
-        for path, state in _checkpoints(Path(run.folder)):
-            step = _whole(state.get("step"))
-            kind = "final" if step == run.train_steps else "evaluation" if step else "warm_start"
-            if step not in known:
-                add_checkpoint(db, run.id, step, kind, str(path))
+        list_checkpoints(db, run)
         replay_spool(db, run, say)
 
 
@@ -237,16 +231,6 @@ def _renumber(folder: Path, number: int) -> Path:
         attempt += 1
         target = folder.with_name(f"{number}-{attempt}")
     return folder.rename(target)
-
-
-def _checkpoints(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Whole checkpoints of training with what they say of themselves, by step."""
-    found = []
-    for path in folder.glob("checkpoints/step-*"):
-        state = runner.read_json(path / "training_state.json")
-        if _CHECKPOINT.fullmatch(path.name) and (path / "manifest.json").is_file() and state:
-            found.append((path, state))
-    return sorted(found, key=lambda item: _whole(item[1].get("step")))
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -267,10 +251,6 @@ def _name(folder: Path, config: TrainConfig) -> str:
         if said:
             return said[1][: control.NAME_LIMIT]
     return control.default_name(config)
-
-
-def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) and 0 <= value < 2**31 else 0
 
 
 def words(report: Report, path: Path) -> str:

@@ -17,6 +17,7 @@ from bgpo.jobs.ends import End
 from bgpo.jobs.reporter import replay_spool
 from bgpo.jobs.retrying import conclude, newest_step
 from bgpo.jobs.runner import Identity
+from bgpo.jobs.unlisted import list_checkpoints
 from storage import tables
 from storage.database import Database
 from storage.runs import ENDED, LIVE, Run, get_run
@@ -111,6 +112,7 @@ def settle(db: Database, run: Run, now: float) -> None:
         return
     kill_marked(run)
     replay_spool(db, run, _log.warning)
+    list_checkpoints(db, run)  # the newest may have been saved in the last moment
     end = end_of(run)
     saved = newest_step(db, run.id)
     if end.status != "finished" and saved is not None:

@@ -17,7 +17,7 @@ from bgpo.jobs import control, runner, settling
 from bgpo.jobs.runner import Identity
 from bgpo.jobs.scheduler import Scheduler
 from storage import tables
-from storage.checkpoints import add_checkpoint
+from storage.checkpoints import add_checkpoint, checkpoints_of
 from storage.metrics import Point, points_after
 from storage.runs import get_run, run_events, transition
 from tests.waiting import PATIENCE, wait_until
@@ -167,6 +167,19 @@ def test_points_that_waited_are_written_before_the_end(db, row):
     assert (end.status, end.reason.endswith("Resume goes on from step 7.")) == ("failed", True)
     assert points_after(db, run.id, 0)[0] == [Point("reward/mean", 3, 1.5, 0.25)]
     assert not spool.exists()
+
+
+def test_a_checkpoint_that_was_saved_in_the_last_moment_gets_its_row(db, row):
+    run = row("running")
+    add_checkpoint(db, run.id, 5, "evaluation", str(Path(run.folder, "checkpoints", "step-000005")), 0.5)
+    for step, whole in ((5, True), (7, True), (9, False)):
+        folder = Path(run.folder, "checkpoints", f"step-{step:06d}")
+        folder.mkdir(parents=True)
+        (folder / "training_state.json").write_text(json.dumps({"phase": "training", "step": step}))
+        if whole:
+            (folder / "manifest.json").write_text("{}")
+    assert settled(db, run).reason.endswith("Resume goes on from step 7.")
+    assert [(saved.step, saved.reward) for saved in checkpoints_of(db, run.id)] == [(5, 0.5), (7, None)]
 
 
 def test_what_has_ended_is_not_ended_again(db, row):

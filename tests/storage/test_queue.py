@@ -96,6 +96,14 @@ def test_a_clock_that_is_set_back_starts_nothing_twice(db, new_run):
     assert claimed(db, now=now - 3600) is None
 
 
+def test_a_clock_that_is_set_back_does_not_lengthen_the_pause_before_a_retry(db, new_run):
+    now = time.time()
+    again = new_run(status="running").id
+    transition(db, again, ("running",), "queued", retries=1, start_at=now + 10)
+    assert claimed(db, now=now + 5) is None
+    assert claimed(db, now=now - 3600) == again
+
+
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed"])
 def test_a_run_waits_for_another_to_end(db, new_run, end):
     first = new_run(status="running").id
