@@ -24,7 +24,7 @@ from bgpo.jobs.settling import marked_processes
 from storage.checkpoints import checkpoints_of
 from storage.metrics import points_after
 from storage.queue import leases
-from storage.runs import get_run, list_runs
+from storage.runs import Run, get_run, list_runs
 from tests.waiting import PATIENCE, wait_until
 
 from .conftest import ROOT, reaches
@@ -159,6 +159,13 @@ def saved_step(run) -> int:
     return (runner.read_json(Path(run.folder) / "state.json") or {"step": 0})["step"]
 
 
+WAITS = "points wait in the run's folder"
+
+
+def log_of(run: Run) -> str:
+    return "\n".join(logs.tail(Path(run.folder), 400))
+
+
 @pytest.mark.parametrize("past_the_timeout", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_locked_database_holds_up_no_step_and_loses_none(db, scheduler, tiny, submit, past_the_timeout):
     tiny("")
@@ -169,14 +176,13 @@ def test_a_locked_database_holds_up_no_step_and_loses_none(db, scheduler, tiny, 
         wait_until(lambda: saved_step(run) > began + 30, "the training to go on")
         assert [seen.id for seen in list_runs(db)] == [run.id]  # and pages to be answered
         if past_the_timeout:
-            wait_until(lambda: (Path(run.folder) / "spool.jsonl").exists(), "points to wait in the folder", 120)
+            wait_until(lambda: WAITS in log_of(run), "points to wait in the folder", 120)
             began = saved_step(run)
             wait_until(lambda: saved_step(run) > began + 30, "the training to go on")
     control.stop(db, run.id)
     stopped = reaches(db, run, "stopped", seconds=120)
     assert steps_of(db, run) == list(range(1, stopped.step + 1))
-    words = "\n".join(logs.tail(Path(run.folder), 400))
-    assert ("points wait in the run's folder" in words and "The database is back" in words) == past_the_timeout
+    assert (WAITS in log_of(run) and "The database is back" in log_of(run)) == past_the_timeout
     nothing_left(db, run)
 
 
