@@ -177,6 +177,7 @@ def build(services, only_loopback: bool, password: str | None):
             yield
         finally:
             services.scheduler.shutdown()
+            services.chat.close()
 
     app = FastAPI(title="BGPO Studio", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(ZippedPage)

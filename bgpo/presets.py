@@ -35,8 +35,7 @@ def stack_programs() -> TrainConfig:
 def countdown() -> TrainConfig:
     """A target and four numbers; the warm start mostly subtracts, whatever the target."""
     return TrainConfig(
-        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=4000,
-        warmup_learning_rate=2e-3, train_steps=80,
+        task="countdown", completion_length=4, denoising_steps=4, block_length=4, warmup_steps=4000, train_steps=80,
     )
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from typing import Any
 
+import anyio
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from ui.compression import chosen, packed
 
@@ -20,6 +25,29 @@ def json_answer(request: Request, answer: Any, status: int = 200) -> Response:
     if len(body) > PACKED_FROM and (way := chosen(request.headers.get("accept-encoding", ""))):
         body, headers["Content-Encoding"] = packed(body, way, _EFFORT), way
     return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+class EventStream(StreamingResponse):
+    """One JSON object a line, each sent as it is made. `events` is closed once the browser has all or goes away.
+
+    Left to the garbage collector, an answer that nobody reads would keep its turn, and others waiting, for minutes.
+    """
+
+    def __init__(self, events: Generator[dict[str, Any], None, None]):
+        self._lines = _lines(events)
+        super().__init__(self._lines, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await run_in_threadpool(self._lines.close)
+
+
+def _lines(events: Generator[dict[str, Any], None, None]) -> Generator[bytes, None, None]:
+    for event in events:
+        yield json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 class RefusedRequest(Exception):

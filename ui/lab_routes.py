@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from bgpo.config import TrainConfig
@@ -17,7 +15,7 @@ from bgpo.jobs.chat_settings import Piece
 from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import list_runs
-from ui.answers import RefusedRequest, body_of, json_answer
+from ui.answers import EventStream, RefusedRequest, body_of, json_answer
 from ui.chat_words import checkpoint_choices, divisors, taken_words, waiting_words
 from ui.run_words import config_of
 from ui.services import Services
@@ -39,8 +37,7 @@ def add(router: APIRouter, services: Services) -> None:
     async def denoise(request: Request) -> Response:
         body = await body_of(request)
         checkpoint, config, folder = await run_in_threadpool(find, services, body.get("checkpoint"))
-        events = lines(answer(services, checkpoint, config, folder, body))
-        return StreamingResponse(events, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+        return EventStream(answer(services, checkpoint, config, folder, body))
 
     @router.post("/lab/player")
     async def to_player(request: Request) -> Response:
@@ -91,7 +88,7 @@ def find(services: Services, checkpoint_id: Any) -> tuple[Checkpoint, TrainConfi
 
 def answer(
     services: Services, checkpoint: Checkpoint, config: TrainConfig, folder: str, body: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """The events of one denoising; a refusal is its last event, so that what was made before it is kept.
 
     `body["device"]`: what to do while no GPU is free, "cpu" or "wait"; else it is refused with a choice.
@@ -134,12 +131,6 @@ def locks(given: Any) -> list[tuple[int, int | str | Piece]]:
     if not isinstance(given, list) or not all(plain(item) for item in given):
         raise ChatError("locked must be a list of [position, token id, text or piece].", "locked")
     return [(position, Piece(what["piece"]) if isinstance(what, dict) else what) for position, what in given]
-
-
-def lines(events: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    """One JSON object a line, each sent as it is made; the generator is closed when the browser goes away."""
-    for event in events:
-        yield json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def traced(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ class Chat:
         self._seats = seats or Seats(list, list)
         self._pools = {CPU: _Loaded(), GPU: _Loaded()}
         self._guard = threading.Lock()
+        self._closed = False
         self.desk = TaskDesk(idle_seconds)
 
     @property
@@ -165,11 +166,13 @@ class Chat:
         timer = threading.Timer(self._idle_seconds, self._release, (name,))
         timer.daemon = True
         with self._guard:
+            if self._closed:  # also because a thread that is started while the interpreter ends never comes to life
+                return
             held = self._pools[name]
             if held.timer:
                 held.timer.cancel()
             held.timer = timer
-        timer.start()
+            timer.start()
 
     def _release(self, name: str) -> None:
         with self._guard:
@@ -182,10 +185,12 @@ class Chat:
             self._release(name)
 
     def close(self) -> None:
-        """Ends what would still happen by itself."""
-        for held in self._pools.values():
-            if held.timer:
-                held.timer.cancel()
+        """Ends what would still happen by itself, for good: with the process."""
+        with self._guard:
+            self._closed = True
+            for held in self._pools.values():
+                if held.timer:
+                    held.timer.cancel()
         self.desk.close()
 
     def give_way(self) -> None:

@@ -131,6 +131,17 @@ def test_the_model_is_given_back_when_idle(checkpoint):
     wait_until(lambda: not chat.loaded_checkpoints, "the model to be given back")
 
 
+def test_an_answer_that_is_let_go_of_when_all_is_over_starts_nothing(checkpoint):
+    """Such as at the interpreter's end, which would wait for ever for a thread that is started then."""
+    chat = Chat()
+    events = chat.answer(checkpoint, "adder", "37+48", SETTINGS)
+    next(events)
+    before = set(threading.enumerate())
+    chat.close()
+    events.close()
+    assert set(threading.enumerate()) <= before
+
+
 # ---- turns
 
 

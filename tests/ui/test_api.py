@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from pathlib import Path
@@ -19,8 +20,10 @@ from storage.labels import set_tags
 from storage.metrics import Point, Progress, flush
 from storage.runs import get_run, list_runs, transition
 from storage.settings import pause_queue
+from tests.waiting import PATIENCE
 from ui import assets, run_summaries
 from ui.access import LOOPBACK, Access
+from ui.answers import EventStream
 from ui.components.chart_board import CHARTS, SECTIONS, chart_of_its_own, charted, described
 from ui.compression import chosen
 from ui.live_routes import OVERVIEW_BUCKETS, Seen, selection
@@ -429,6 +432,41 @@ def test_a_database_of_a_newer_version_is_a_sentence(tmp_path, capsys, services)
     with services.db.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'from_the_future'"))
     assert "newer" in one_sentence(capsys, ["--data-dir", str(tmp_path), "--port", "0"])
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_a_stream_of_events_ends_with_its_reader_and_not_when_the_garbage_collector_comes(reading):
+    """Whether the browser goes away while an event is made, or while one is sent."""
+    ended = []
+
+    def events():
+        try:
+            while True:
+                yield {"kind": "waiting"}
+        finally:
+            ended.append(True)
+
+    async def watched() -> None:
+        gone = asyncio.Event()
+
+        async def receive() -> dict:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict) -> None:
+            if message.get("body"):
+                gone.set()
+                if not reading:
+                    await asyncio.sleep(PATIENCE)
+
+        await EventStream(events())({"type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}}, receive, send)
+
+    gc.disable()
+    try:
+        asyncio.run(watched())
+        assert ended == [True]
+    finally:
+        gc.enable()
 
 
 def test_loopback_names():

@@ -132,6 +132,7 @@ def test_no_answer_keeps_people_out(card_app, llada, page, width):
     page.get_by_label("Compared with (B)").click()
     page.get_by_role("option").nth(1).click()  # newest first, after none: the other one
     page.locator("#chat-examples .gallery-item").first.click()
+    expect(page.locator("#chat-prompt textarea")).to_have_value(re.compile("How many are"))
     page.locator("#chat-prompt textarea").press("Enter")
     page.get_by_role("button", name="Answer on the CPU").click()
     for stage in ("#chat-stage", "#chat-stage-b"):
