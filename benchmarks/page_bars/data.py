@@ -16,7 +16,7 @@ from storage.rollouts import Rollout, write_rollouts
 from storage.rollups import WIDTHS
 from storage.runs import Run, create_run, transition
 
-SIX = ("reward/mean", "grad/norm", "lr", "bound/gap", "completion/tokens", "time/update_s")  # one chart each
+SIX = ("reward/mean", "grad/norm", "lr", "bound/gap", "completion/tokens", "time/likelihood_s")  # one chart each
 TOKENS, FRAMES = 512, 128  # of the completion that is replayed
 
 
