@@ -16,7 +16,7 @@ from bgpo.tasks.registry import TASKS
 from storage.checkpoints import Checkpoint, all_checkpoints
 from storage.runs import list_runs
 from ui.answers import EventStream, RefusedRequest, body_of, json_answer
-from ui.chat_words import checkpoint_choices, divisors, taken_words, waiting_words
+from ui.chat_words import checkpoint_choices, taken_words, waiting_words
 from ui.run_words import config_of
 from ui.services import Services
 from ui.trace_gif import gif
@@ -62,7 +62,6 @@ def choices(services: Services) -> list[dict[str, Any]]:
             "id": id, "label": label, "run": by_id[id].run_id, "step": by_id[id].step,
             "task": configs[by_id[id].run_id].task, "placeholder": TASKS[configs[by_id[id].run_id].task].placeholder,
             "settings": settings_of(configs[by_id[id].run_id]),
-            "blocks": divisors(configs[by_id[id].run_id].completion_length),
         }
         for id, label in words.items()
     ]

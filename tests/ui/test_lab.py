@@ -62,7 +62,7 @@ def final(made: list[dict]) -> dict[int, tuple[str, int]]:
 
 def test_a_denoising_streams_its_events_with_what_else_fitted(lab):
     choices = lab.get("/api/lab/checkpoints").json()
-    assert [(item["id"], item["task"], item["blocks"]) for item in choices] == [(1, "adder", [1, 2, 4, 8])]
+    assert [(item["id"], item["task"]) for item in choices] == [(1, "adder")]
     start, *steps, end = denoised(lab)
     assert start["kind"] == "start" and len(steps) == 8 and end["kind"] == "end"
     detail = steps[0]["details"][str(steps[0]["commits"][0][0])]
