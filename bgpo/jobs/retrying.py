@@ -39,7 +39,9 @@ def may_retry(run: Run, end: End, step: int | None) -> bool:
     passing = end.kind in PASSING or (end.kind == "hung" and config.when_stalled == "restart")
     wanted = run.epoch > 0 and run.requested in (None, "hung")  # not one that a person started or wanted to end
     advanced = run.retries == 0 or (step is not None and step > (-1 if run.retry_step is None else run.retry_step))
-    return passing and wanted and advanced and run.retries < config.retries
+    # a start that nobody took up cost the run nothing: an app was killed in that moment, which is to change nothing
+    allowed = max(config.retries, 1) if end.kind == "launch_timeout" else config.retries
+    return passing and wanted and advanced and run.retries < allowed
 
 
 def newest_step(db: Database, run_id: int) -> int | None:

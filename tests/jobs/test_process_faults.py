@@ -281,7 +281,7 @@ def test_a_full_disk_under_the_database_stops_no_run_and_loses_no_step(data):
 CHECKPOINT = """
 from bgpo.models.checkpoints import newest, verify
 db = open_database(sqlite_url(disk / "bgpo.db"))
-values = dict(train_steps=8, eval_every=5, warmup_steps=40)
+values = dict(train_steps=44, eval_every=40, warmup_steps=40)
 run = control.submit(db, QUICK.with_values(**values), disk / "runs")
 claimed(db, run)
 process = start("bgpo.jobs.worker", run, db.url)
@@ -314,7 +314,7 @@ def test_a_full_disk_in_a_checkpoint_keeps_the_one_before_and_says_so(data):
     assert found["left"] == ["step-000000"]  # neither half a folder nor a temporary one
     assert (found["status"], found["kind"]) == ("failed", "disk_full")
     assert found["reason"].startswith("The disk that holds the run's folder is full; free some space and press Resume.")
-    assert (found["again"], found["finished"], found["steps"]) == (0, "finished", list(range(1, 9)))
+    assert (found["again"], found["finished"], found["steps"]) == (0, "finished", list(range(1, 45)))
 
 
 # ---- secrets

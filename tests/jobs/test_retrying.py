@@ -52,6 +52,14 @@ def test_once_after_a_while_from_its_newest_checkpoint_and_before_the_others(db,
     assert broken(db, running(db, run.id)).status == "failed"  # once is once, although it got further
 
 
+def test_a_start_that_nobody_took_up_is_made_again_once_whatever_the_config_allows(db, claimed):
+    run = claimed(retries=0)
+    now = broken(db, run, "launch_timeout")
+    assert (now.status, now.retries) == ("queued", 1)
+    assert broken(db, running(db, run.id), "launch_timeout").status == "failed"
+    assert broken(db, claimed(retries=0)).status == "failed"
+
+
 @pytest.mark.parametrize("kind", FAILURE_KINDS)
 def test_what_will_be_the_same_again_is_not_tried_again(db, claimed, kind):
     now = broken(db, claimed(), kind)
