@@ -1,6 +1,7 @@
 """Measuring a checkpoint: pass@1 and pass@k at several completion lengths, with intervals, every completion kept.
 
     python -m bgpo.training.evaluation --checkpoint FOLDER --task adder --eval-lengths 8,16 --eval-samples 4 --json
+    python -m bgpo.training.evaluation --checkpoint A B --task gsm8k math --data gsm8k=gsm8k.jsonl --eval-lengths 256
 
 The job `evaluate` does the same for the config of a run. Problems are those of the held-out split, or of `--split
 validation`, on which checkpoints are chosen: a choice made on held-out problems would make their reward say too much.
@@ -90,9 +91,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="held_out")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--completions", type=Path, help="a JSONL file for every completion with its verdict")
+    parser.add_argument("--data", nargs="+", default=[], metavar="[TASK=]PATH",
+                        help="problems to read in place of the published ones, of all tasks or of one")
     for name in ("completion_length", "denoising_steps", "block_length", "eval_lengths", "eval_samples",
                  "eval_problems", "eval_remasking", "eval_schedule", "eval_cache", "eval_cfg_scale", "temperature",
-                 "eval_tokens_per_pass", "seed", "device"):
+                 "eval_tokens_per_pass", "protocol", "prompt_style", "checker", "task_file", "seed", "device"):
         parser.add_argument("--" + name.replace("_", "-"), dest=name, default=None)
     given = parser.parse_args(argv)
     try:
@@ -108,8 +111,11 @@ def main(argv: list[str] | None = None) -> int:
 def _table(given: argparse.Namespace) -> list[dict[str, Any]]:
     knobs = {
         name: value for name, value in vars(given).items()
-        if value is not None and name in TrainConfig.model_fields and name != "task"
+        if value is not None and name in TrainConfig.model_fields and name not in ("task", "data")
     }
+    if "completion_length" not in knobs and (first := knobs.get("eval_lengths", "").split(",")[0].strip()):
+        knobs |= {"completion_length": first, "denoising_steps": knobs.get("denoising_steps", first)}
+    data = _data_of(given.data, given.task)
     rows: list[dict[str, Any]] = []
     print(f"{'checkpoint':<40} {'task':<14} {'length':>6} | {'pass@1':>6}  95 % interval  {'pass@k':>6} | problems x k")
     for folder in given.checkpoint:
@@ -117,7 +123,7 @@ def _table(given: argparse.Namespace) -> list[dict[str, Any]]:
         model.model.eval()
         for name in given.task:
             config = TrainConfig.parse({"job": "evaluate", "task": name, "model": model.spec.family,
-                                        "start_from": str(folder), **knobs})
+                                        "start_from": str(folder), "data": data[name], **knobs})
             refuse_other_blocks(model, config)
             task = with_prompt_length(open_task(config), prompt_room(config))
             listed = problems(task, given.split, config.eval_problems, python_random(0, "held out"), distinct=True)
@@ -131,6 +137,18 @@ def _table(given: argparse.Namespace) -> list[dict[str, Any]]:
                         file.writelines(json.dumps({"checkpoint": str(folder), "task": name, **asdict(one)}) + "\n"
                                         for one in judged)
     return rows
+
+
+def _data_of(given: list[str], tasks: list[str]) -> dict[str, str]:
+    """Where each task's problems come from, "" for the published ones. Raises ValueError for a task not asked for."""
+    found = dict.fromkeys(tasks, "")
+    for words in sorted(given, key=lambda words: "=" in words):  # what is said of one task counts more
+        task, named, path = words.partition("=")
+        if named and task not in tasks and not Path(words).exists():
+            raise ValueError(f"--data {words} is for task {task}, which is not among {', '.join(tasks)}; give one of "
+                             "these before the =, or a path alone.")
+        found |= {task: path} if named and task in tasks else dict.fromkeys(tasks, words)
+    return found
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ import torch
 
 from bgpo.config import TrainConfig
 from bgpo.models.checkpoints import TrainingState, save_checkpoint
+from bgpo.models.loading import load
 from bgpo.models.tiny import build_tiny
 from bgpo.tasks.base import split_of
 from bgpo.training.assess import main, run
 from bgpo.training.scores import interval, pass_at
+from tests.models import published
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,28 @@ def test_the_command_prints_a_table_and_json(checkpoint, capsys):
     assert_scores(capsys.readouterr().out)
     assert main([*words_for(checkpoint), "--eval-lengths", "7"]) == 2
     assert "evaluation: eval_lengths = 7 has to be" in capsys.readouterr().err
+
+
+def test_the_command_reads_problems_of_ones_own_and_takes_its_length_from_what_is_asked(tmp_path, capsys):
+    model = load(published.llada(tmp_path / "published", max_sequence_length=512), "llada")
+    save_checkpoint(tmp_path / "saved", model, TrainingState("training", 0, 0.0, 1), None)
+    rows = {"own_data": [{"prompt": f"{n} and {n}?", "answer": str(2 * n)} for n in range(200)],
+            "gsm8k": [{"question": f"How many are {n} pens?", "answer": f"#### {n}"} for n in range(200)]}
+    for task, own in rows.items():
+        (tmp_path / f"{task}=1.jsonl").write_text("\n".join(map(json.dumps, own)))
+    words = ["--checkpoint", str(tmp_path / "saved"), "--eval-problems", "8", "--eval-lengths", "8,16", "--json"]
+
+    def measured(*more: str) -> list[tuple]:
+        assert main([*words, *more]) == 0
+        scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+        return [(score["task"], score["length"], score["nfe"]) for score in scores]
+
+    own = [("own_data", 8, 8), ("own_data", 16, 16)]
+    assert measured("--task", "own_data", "--data", str(tmp_path / "own_data=1.jsonl")) == own
+    named = [f"{task}={tmp_path / f'{task}=1.jsonl'}" for task in rows]
+    assert measured("--task", "own_data", "gsm8k", "--data", *named) == [*own, ("gsm8k", 8, 8), ("gsm8k", 16, 16)]
+    assert main([*words, "--task", "own_data", "--data", f"gsm8k={tmp_path / 'x'}"]) == 2
+    assert "is for task gsm8k, which is not among own_data" in capsys.readouterr().err
 
 
 @pytest.mark.slow
