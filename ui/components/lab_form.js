@@ -12,6 +12,7 @@ export class LabForm {
     this.offered = ""; // the example that was put into the prompt
     this.words = new Map(); // position -> {what: token id or text, shown}
     this.working = false;
+    this.block = 1; // the length that was asked for, whatever divides the completion
     this.checkpoints = el("div", { class: "checkpoints" });
     this.more = el("button", { type: "button", class: "bgpo-button small", text: "Compare with another", hidden: true, on: { click: () => this.addCheckpoint() } });
     this.prompt = el("textarea", { rows: 2, maxlength: 4000, "aria-label": "Prompt", on: { keydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) told.run(); } } });
@@ -21,7 +22,8 @@ export class LabForm {
       number("temperature", "Temperature", 0.05, 0, 5), ["remasking", "Order", el("select", {}, ...orders.map((name) => el("option", { value: name, text: name.replaceAll("_", " ") })))],
       number("seed", "Seed", 1, 0, 2 ** 31 - 1),
     ].map(([name, label, input]) => [name, { input, element: el("label", {}, el("span", { text: label }), input) }]));
-    this.fields.get("completion_length").input.addEventListener("input", () => this.offerBlocks(Number(this.fields.get("block_length").input.value)));
+    this.fields.get("completion_length").input.addEventListener("input", () => this.offerBlocks());
+    this.fields.get("block_length").input.addEventListener("change", ({ target }) => { this.block = Number(target.value); });
     this.go = el("button", { type: "button", class: "bgpo-button primary", text: "Denoise", title: "Ctrl+Enter", disabled: true, on: { click: () => told.run() } });
     this.stop = el("button", { type: "button", class: "bgpo-button", text: "Stop", disabled: true, on: { click: () => told.stop() } });
     this.wrong = el("p", { class: "wrong", role: "alert" });
@@ -97,20 +99,21 @@ export class LabForm {
     const [first] = this.chosen();
     if (!first) return;
     for (const [name, { input }] of this.fields) input.value = first.settings[name];
-    this.offerBlocks(first.settings.block_length);
+    this.block = first.settings.block_length;
+    this.offerBlocks();
     this.prompt.placeholder = first.placeholder;
     if (["", this.offered].includes(this.prompt.value)) this.prompt.value = first.placeholder; // not what somebody wrote
     this.offered = first.placeholder;
   }
 
-  /** The block lengths that divide the completion; of these the longest that is not above `wanted` is chosen. */
-  offerBlocks(wanted) {
+  /** The block lengths that divide the completion; chosen is the longest that is not above the one that was asked for. */
+  offerBlocks() {
     const length = Number(this.fields.get("completion_length").input.value);
     if (!Number.isInteger(length) || length < 1 || length > 4096) return; // half typed
     const fitting = Array.from({ length }, (_, index) => index + 1).filter((block) => length % block === 0);
     const blocks = this.fields.get("block_length").input;
     blocks.replaceChildren(...fitting.map((block) => el("option", { value: block, text: block })));
-    blocks.value = fitting.findLast((block) => block <= wanted) ?? 1;
+    blocks.value = fitting.findLast((block) => block <= this.block);
   }
 
   settings() {
