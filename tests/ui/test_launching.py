@@ -118,7 +118,7 @@ def test_the_queue_is_moved_and_paused_by_hand(queue):
     expect(row.nth(1)).to_contain_text("run 2")
     row.nth(3).drag_to(row.nth(0), target_position={"x": 40, "y": 3})
     wait_until(lambda: queued_runs(db)[0] == ids[3], "the drag")
-    expect(row.nth(0)).to_contain_text("run 3")
+    expect(row.locator(".name")).to_have_text(["run 3", "run 0", "run 2", "run 1"])
     row.nth(3).get_by_label("More of this run").click()
     page.get_by_role("button", name="High priority").click()
     wait_until(lambda: queued_runs(db)[0] == ids[1], "the priority")
@@ -126,6 +126,36 @@ def test_the_queue_is_moved_and_paused_by_hand(queue):
     expect(page.locator(".bgpo-queue-card .note")).to_contain_text("Paused: nothing is started")
     page.get_by_role("button", name="Go on").click()
     wait_until(lambda: not queue_paused(db), "the queue to go on")
+
+
+def test_a_dragged_run_stays_where_it_was_put_whatever_poll_was_under_way(queue):
+    page, db, ids, _ = queue
+    held = []
+
+    def hold_the_first(route):
+        if held:
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))  # what the queue was before the drag
+
+    page.route("**/api/live?*", hold_the_first)
+    while not held:
+        page.wait_for_timeout(20)
+    row = page.locator(".bgpo-queue-card li")
+    row.nth(3).drag_to(row.nth(0), target_position={"x": 40, "y": 3})
+    wait_until(lambda: queued_runs(db)[0] == ids[3], "the drag")
+    page.evaluate("""() => {
+        const list = document.querySelector(".bgpo-queue-card ol");
+        window.firsts = new Set();
+        const look = () => { window.firsts.add(list.querySelector(".name").textContent); requestAnimationFrame(look); };
+        look();
+    }""")
+    with page.expect_response("**/api/live?*"):  # of the old answer
+        held[0][0].fulfill(response=held[0][1])
+    with page.expect_response("**/api/live?*"):
+        pass
+    expect(row.locator(".name")).to_have_text(["run 3", "run 0", "run 1", "run 2"])
+    assert page.evaluate("[...window.firsts]") == ["run 3"]
 
 
 def test_a_failure_offers_its_fix_and_a_fork_opens_the_form(queue):

@@ -35,7 +35,9 @@ class Live extends EventTarget {
     this.selected = (query.get("run") || "").split(",").map(Number).filter((id) => Number.isInteger(id) && id > 0);
     this.timer = null;
     this.failures = 0;
-    this.polling = false;
+    this.polling = null; // the poll that is under way, and the one that was asked for meanwhile
+    this.following = null;
+    this.again = false; // the last answer left something out
   }
 
   start() {
@@ -109,10 +111,20 @@ class Live extends EventTarget {
   // A knob of a run, as it is whether or not the run's summary names it.
   knob(run, name) { return Object.hasOwn(run.knobs, name) ? run.knobs[name] : this.defaults[name]; }
 
-  async poll() {
-    if (this.polling) { this.again = true; return; }
-    this.polling = true;
+  // Ends with the answer to a poll that begins now or later: one that is on its way may not know yet what the caller just changed.
+  poll() {
+    if (this.polling) return (this.following ??= this.polling.then(() => { this.following = null; return this.poll(); }));
     clearTimeout(this.timer);
+    this.polling = this.ask().then(() => {
+      this.polling = null;
+      const wait = this.failures ? Math.min(1000 * 2 ** this.failures, 15000) : this.busy() ? FAST_MS : IDLE_MS;
+      this.timer = setTimeout(() => this.poll(), this.again ? 0 : wait);
+      this.again = false;
+    });
+    return this.polling;
+  }
+
+  async ask() {
     try {
       if (!document.hidden || !this.loaded) await this.fetch();
       this.failures = 0;
@@ -121,10 +133,6 @@ class Live extends EventTarget {
       this.failures += 1;
       this.setConnected(false);
     }
-    this.polling = false;
-    const wait = this.failures ? Math.min(1000 * 2 ** this.failures, 15000) : this.busy() ? FAST_MS : IDLE_MS;
-    this.timer = setTimeout(() => this.poll(), this.again ? 0 : wait);
-    this.again = false;
   }
 
   async fetch() {

@@ -147,7 +147,7 @@ class QueuedRun {
     const place = [...this.queue.list.children].indexOf(this.node) + 1;
     if (place !== this.run.queue_place) await this.queue.move(this.id, place);
     this.queue.dragged = null;
-    this.queue.order = null;
+    this.queue.order = [...this.queue.list.children].map((node) => node.dataset.queued).join();
     this.queue.draw();
   }
 }
