@@ -199,7 +199,7 @@ class Bench:
         attention = 4 * self.a.layers * self.a.width * (self.a.prompt + self.a.completion)  # a token, forward
         flops = 3 * (tokens * (2 * trunk + attention) + rows * 2 * head)
         return {
-            "seconds": round(seconds, 3), "tflops": round(flops / seconds / 1e12, 2),
+            "seconds": round(seconds, 3), "tflops": round(flops / seconds / 1e12, 4),
             "ceiling_tflops": round(ceiling / 1e12, 2), "share_of_ceiling": round(flops / seconds / ceiling, 4),
             "tokens": tokens, "tokens_per_s": round(tokens / seconds, 1),
         }

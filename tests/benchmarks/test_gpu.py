@@ -20,7 +20,7 @@ def test_without_a_gpu_it_says_so_and_exits_with_2(capsys):
 
 def test_every_part_reports_at_a_small_size(capsys, monkeypatch):
     # a CPU may be slower at products in bf16 than the model, which works in float32: its ceiling says nothing here
-    monkeypatch.setattr(Bench, "_ceiling", lambda self: 1e13)
+    monkeypatch.setattr(Bench, "_ceiling", lambda self: 1e10)
     assert main(SMALL) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     peak = report["memory"]["peak_gb"]
@@ -28,7 +28,7 @@ def test_every_part_reports_at_a_small_size(capsys, monkeypatch):
     assert peak["elbo"]["64"] > 20 * peak["elbo"]["1"]
     update = report["update"]
     assert update["tokens"] == 3 * 4 * 40 and update["seconds"] > 0
-    assert update["share_of_ceiling"] == pytest.approx(update["tflops"] / 10, rel=0.5, abs=1e-4)
+    assert update["share_of_ceiling"] == pytest.approx(update["tflops"] * 100, abs=0.006) and update["tflops"] > 0
     assert report["rollout"].keys() == {"none", "prefix", "dual"} and min(report["rollout"].values()) > 0
     assert report["step"]["paper_s"] >= report["step"]["whole_s"] >= report["step"]["update_s"] > 0
 
