@@ -64,6 +64,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def hosts_of(host: str) -> frozenset[str] | None:
+    """The names by which an app that listens there may be asked for; None for any, of an open one."""
+    from ui.access import LOOPBACK
+
+    return LOOPBACK | {host} if is_loopback(host) else None
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket, so that a port in use is known before anything else is started; raises StartError."""
     if not 0 <= port <= 65535:
@@ -98,6 +105,10 @@ def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = 
     data_dir = data_dir.expanduser().absolute()
     runs_folder = data_dir / "runs"
     try:
+        url = database_url or sqlite_url(data_dir / "bgpo.db")
+    except StorageError as error:
+        raise StartError(str(error)) from None
+    try:
         runs_folder.mkdir(parents=True, exist_ok=True)
         probe = runs_folder / f".writable-{os.getpid()}"
         probe.touch()
@@ -106,7 +117,6 @@ def open_data(data_dir: Path, database_url: str | None, cpu_slots: int | None = 
         raise StartError(f"The data folder {data_dir} cannot be written ({error.strerror}); "
                          "choose another with --data-dir.") from None
     os.environ["GRADIO_TEMP_DIR"] = str(data_dir / "uploads")  # nothing that a browser sends is kept elsewhere
-    url = database_url or sqlite_url(data_dir / "bgpo.db")
     check_data(url, runs_folder, own=not database_url)
     try:
         db = open_database(url)
@@ -159,14 +169,14 @@ def check_data(url: str, runs_folder: Path, own: bool) -> None:
                          f"file back, or let `{repair}` register them again; to begin anew, move {runs_folder} away.")
 
 
-def build(services, only_loopback: bool, password: str | None):
-    """The whole web app (ASGI); `only_loopback` answers to this machine's own names alone."""
+def build(services, hosts: frozenset[str] | None, password: str | None):
+    """The whole web app (ASGI), which answers when asked for as one of `hosts`; None: as whatever."""
     with seeming_absent("pyarrow"):  # by pandas, which Gradio imports: 35 MB that no page needs
         import gradio as gr
     from fastapi import FastAPI
 
     from ui import api, assets, pages
-    from ui.access import LOOPBACK, Access
+    from ui.access import Access
     from ui.limits import MAX_UPLOAD, Limits, ZippedPage
     from ui.theme import CSS, head, theme
 
@@ -188,7 +198,7 @@ def build(services, only_loopback: bool, password: str | None):
         app, pages.build(services), path="/", theme=theme(), css=CSS, head=head(), footer_links=[], run_history=False,
         ssr_mode=False, show_error=False, enable_monitoring=False, allowed_paths=[], max_file_size=MAX_UPLOAD,
     )
-    return Limits(Access(app, LOOPBACK if only_loopback else None, password))
+    return Limits(Access(app, hosts, password))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(error, file=sys.stderr)
         return 1
-    serve(build(services, is_loopback(options.host), options.password), bound, services.data_dir)
+    serve(build(services, hosts_of(options.host), options.password), bound, services.data_dir)
     return 0
 
 
@@ -213,7 +223,11 @@ def serve(app, bound: socket.socket, data_dir: Path) -> None:
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     # open event streams of browsers must not hold up Ctrl-C
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws_max_size=2**20))
+    config = uvicorn.Config(
+        app, log_level="warning", timeout_graceful_shutdown=2, ws_max_size=2**20,
+        proxy_headers=False,  # else whoever guesses passwords names another address each time
+    )
+    server = uvicorn.Server(config)
     print(f"BGPO Studio is at http://{shown}:{port} and keeps its data in {data_dir}. Ctrl-C stops it; runs go on.",
           flush=True)
     # What is loaded by now stays. Else the garbage collector looks through all of it in the middle of an answer, which

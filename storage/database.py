@@ -76,7 +76,13 @@ class OutOfRange(StorageError, ValueError):
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file, whatever characters its path holds."""
+    """The URL of a SQLite file, whatever characters its path holds. Raises StorageError for a name in no encoding."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise StorageError(
+            f"The name {str(path.parent)!a} is not text in UTF-8, which SQLite needs; choose a folder of another name."
+        ) from None
     return URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 

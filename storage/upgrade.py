@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -14,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from storage.database import Database, StorageError, make_engine, parse_url, sentences, sqlite_module, unwritable
 from storage.tables import metadata
@@ -39,10 +40,22 @@ def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
     engine = make_engine(parse_url(database.url), foreign_keys=False)
     writer = engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
     try:
+        # a look first: whoever only reads must not wait for a writer, nor for one that stands still
+        with sentences(database.name):
+            if _is_current(engine, database, scripts):
+                return
         with sentences(database.name), _alone(database), writer.connect() as connection, connection.begin():
             _upgrade(connection, database, config, scripts)
     finally:
         engine.dispose()
+
+
+def _is_current(engine: Engine, database: Database, scripts: ScriptDirectory) -> bool:
+    if database.path and not database.path.exists():
+        return False  # to look would make the file
+    with engine.connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    return revision == scripts.get_current_head()
 
 
 def _upgrade(connection: Connection, database: Database, config: Config, scripts: ScriptDirectory) -> None:
@@ -100,15 +113,33 @@ def _alone(database: Database) -> Iterator[None]:
 
 
 def _back_up(path: Path, revision: str) -> Path:
-    """Copies the file by SQLite's own means (a plain copy would miss the WAL and drop this process's locks)."""
+    """Copies the file by SQLite's own means (a plain copy would miss the WAL and drop this process's locks).
+
+    Raises StorageError when that fails, and leaves nothing of the copy.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     target = path.with_name(f"{path.name}.schema-{revision}.{stamp}.backup")
     unfinished = target.with_name(target.name + ".part")
-    with closing(sqlite_module.connect(path)) as source, closing(sqlite_module.connect(unfinished)) as copy:
-        source.backup(copy)
-    os.replace(unfinished, target)
+    try:
+        with closing(sqlite_module.connect(path)) as source, closing(sqlite_module.connect(unfinished)) as copy:
+            source.backup(copy)
+        os.replace(unfinished, target)
+    except (sqlite_module.Error, OSError) as error:
+        raise StorageError(
+            f"{path} is of an earlier version, and the copy that is made before it is upgraded could not be written"
+            f" ({error}). Nothing was changed; the copy needs {path.stat().st_size / 1e6:,.0f} MB in {path.parent}."
+        ) from error
+    finally:
+        _remove_unfinished(path)
     _prune_backups(path)
     return target
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Copies that broke off, now or in a process that was killed; only the holder of the lock writes any."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}.schema-*.backup.part*"):
+        with suppress(OSError):
+            left.unlink()
 
 
 def _prune_backups(path: Path) -> None:

@@ -26,8 +26,10 @@ from ui.theme import DARK, LIGHT
 COOKIE = "bgpo_login"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-# parts of Gradio that this app has no use for: its code editor, its proxy to other machines, its statistics
-_CLOSED = re.compile(r"/gradio_api/(vibe|undo-vibe|dev/|proxy=|process_recording|custom_component|runs)|/monitoring")
+# parts of Gradio that this app has no use for: its editor, its proxy to other machines, its statistics, its uploads
+_CLOSED = re.compile(
+    r"/gradio_api/(vibe|undo-vibe|dev/|proxy=|process_recording|custom_component|runs|upload)|/monitoring"
+)
 _MAX_FORM = 4096
 FREE_TRIES = 5  # wrong passwords of one address before it has to wait
 _LONGEST_WAIT = 60.0  # seconds
@@ -90,7 +92,9 @@ class Access:
             return _denied("This app answers to localhost only. Open it as http://localhost with its port.", 400)
         origin = headers.get("origin")
         unsafe = scope["type"] == "websocket" or scope["method"] not in _SAFE
-        if unsafe and origin is not None and urlsplit(origin).netloc != host:
+        if unsafe and origin is not None and _of(origin) != host:
+            return _denied("This request comes from another site and was refused.", 403)
+        if headers.get("sec-fetch-site") == "cross-site" and scope["path"].startswith("/api/"):
             return _denied("This request comes from another site and was refused.", 403)
         if _CLOSED.match(scope["path"]):
             return _denied("There is no such page.", 404)
@@ -141,6 +145,14 @@ def _denied(sentence: str, status: int) -> Response:
     if status == 400:
         return PlainTextResponse(sentence, status_code=status)
     return JSONResponse({"error": sentence}, status_code=status)
+
+
+def _of(origin: str) -> str | None:
+    """Host and port of an origin; None of what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _address(scope: Scope) -> str:

@@ -70,7 +70,7 @@ async def body_of(request: Request, most: int = MAX_BODY) -> dict[str, Any]:
             raise RefusedRequest(f"The request is longer than {most} bytes.", 413)
     try:
         value = json.loads(body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):  # the second by very many brackets
         raise RefusedRequest("The request is not JSON.") from None
     if not isinstance(value, dict):
         raise RefusedRequest("The request is not a JSON object.")

@@ -12,7 +12,7 @@ from ui.compression import chosen
 
 MAX_BODY = 8 * 2**20  # bytes; forms, chats and edited traces are far below
 MAX_UPLOAD = 8 * 2**30  # bytes; an archive of a run holds checkpoints
-UPLOADS = ("/gradio_api/upload", "/api/archives")
+UPLOADS = ("/api/archives",)
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",

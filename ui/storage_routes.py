@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,6 +21,7 @@ from ui.answers import RefusedRequest, body_of, json_answer
 from ui.services import Services
 
 _PIECE = 2**20
+_ABANDONED = 24 * 3600  # seconds without a write to a file that is on its way
 
 
 def add(router: APIRouter, services: Services) -> None:
@@ -45,11 +48,13 @@ def add(router: APIRouter, services: Services) -> None:
             if isinstance(error, ArchiveError):
                 raise RefusedRequest(str(error), 422) from error
             raise
-        size = path.stat().st_size
+        file = path.open("rb")
+        path.unlink()  # whoever reads it, and to whatever end, it is gone with this answer
+        size = os.fstat(file.fileno()).st_size
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-.")[:60]
         shown = f'attachment; filename="run-{run_id}-{name}.zip"'
         headers = {"Content-Disposition": shown, "Content-Length": str(size), "Cache-Control": "no-store"}
-        return StreamingResponse(_pieces(path), media_type="application/zip", headers=headers)
+        return StreamingResponse(_pieces(file), media_type="application/zip", headers=headers)
 
     @router.post("/archives")
     async def take_in(request: Request) -> Response:
@@ -63,23 +68,30 @@ def add(router: APIRouter, services: Services) -> None:
             run = await run_in_threadpool(import_run, services.db, path, services.runs_folder)
         except ArchiveError as error:
             raise RefusedRequest(str(error).replace(path.name, "The file"), 422) from error
+        except OSError as error:
+            why = f"The archive cannot be kept ({error.strerror or error}); free some space and send it again."
+            raise RefusedRequest(why, 507) from error
         finally:
             path.unlink(missing_ok=True)
         return json_answer(request, {"id": run.id, "name": run.name}, 201)
 
 
 def _new_file(services: Services) -> Path:
-    """An empty file on the disk that holds the runs, which has room if any has."""
+    """An empty file on the disk that holds the runs, which has room if any has. Raises RefusedRequest."""
     folder = services.data_dir / "uploads"
-    folder.mkdir(exist_ok=True)
-    descriptor, name = tempfile.mkstemp(suffix=".zip", dir=folder)
+    try:
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob("tmp*.zip"):  # by an app that was killed while it wrote
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink(missing_ok=True)
+        descriptor, name = tempfile.mkstemp(suffix=".zip", dir=folder)
+    except OSError as error:
+        raise RefusedRequest(f"Nothing can be written to the data folder ({error.strerror or error}).", 507) from error
     os.close(descriptor)
     return Path(name)
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    """The file, which is gone afterwards even if nobody read to its end."""
-    with path.open("rb") as file:
-        path.unlink()
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
         while piece := file.read(_PIECE):
             yield piece

@@ -47,7 +47,7 @@ def main() -> None:
     services = studio.open_data(options.data_dir, None)
     services = replace(services, chat=NotedChat(services.data_dir / "steps.jsonl"))
     bound = studio.listen("127.0.0.1", options.port)
-    studio.serve(studio.build(services, True, None), bound, services.data_dir)
+    studio.serve(studio.build(services, studio.hosts_of("127.0.0.1"), None), bound, services.data_dir)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """From every earlier version, with data in place as that version left it, to this one: nothing is lost or changed."""
 
+import errno
 import shutil
+from contextlib import closing
 
 import pytest
 from alembic.config import Config
@@ -8,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from storage.completions import completions_of
-from storage.database import Database, open_database, sqlite_url
+from storage.database import Database, StorageError, open_database, sqlite_module, sqlite_url
 from storage.metrics import points_after, series
 from storage.rollouts import group_of, groups_of, rollout_id
 from storage.rollups import WIDTHS
@@ -179,3 +181,35 @@ def test_the_copies_of_earlier_schemas_do_not_pile_up(tmp_path):
     assert made.stat().st_size
     kept = {path for path in tmp_path.glob("*.backup")}
     assert kept == {made, *old[-BACKUPS_KEPT + 1 :], *others}
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"), sqlite_module.OperationalError("database or disk is full"),
+])
+def test_without_room_for_the_copy_nothing_is_changed_and_nothing_of_it_is_left(tmp_path, monkeypatch, error):
+    url = sqlite_url(tmp_path / "bgpo.db")
+    at(url, "0001", tmp_path)
+    killed = tmp_path / "bgpo.db.schema-0001.20200101T000000Z.backup.part-journal"
+    killed.write_text("")
+
+    def full(*_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr("storage.upgrade.os.replace", full)
+        with pytest.raises(StorageError, match="Nothing was changed; the copy needs "):
+            open_database(url)
+    assert not list(tmp_path.glob("*.part*")) and not list(tmp_path.glob("*.backup"))
+    with closing(sqlite_module.connect(tmp_path / "bgpo.db")) as file:
+        assert file.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+    open_database(url).close()
+
+
+def test_a_writer_that_stands_still_keeps_nobody_from_opening(tmp_path):
+    url = sqlite_url(tmp_path / "bgpo.db")
+    open_database(url).close()
+    with closing(sqlite_module.connect(tmp_path / "bgpo.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        db = open_database(url)  # at once; it would give up after half a minute
+        assert counted(db, ["run"]) == {"run": 0}
+        db.close()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from pathlib import Path
 
+import anyio
 import pytest
 
 from storage.checkpoints import add_checkpoint, checkpoints_of
@@ -48,6 +52,49 @@ def test_a_run_is_downloaded_and_comes_in_again(client, services, run):
     into = client.post("/api/archives", content=out.content, headers={"content-type": "application/zip"})
     assert into.status_code == 201 and into.json()["name"] == "one / two"
     assert points_after(services.db, into.json()["id"], 0) == points_after(services.db, run.id, 0)
+    assert not list((services.data_dir / "uploads").iterdir())
+
+
+def test_a_download_that_nobody_reads_leaves_nothing(routes, services, run):
+    """As when the browser goes away while the archive is made."""
+    path, began = f"/api/runs/{run.id}/archive", []
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [],
+        "http_version": "1.1", "scheme": "http", "client": ("127.0.0.1", 1), "server": ("localhost", 80), "asgi": {},
+    }
+
+    async def receive():
+        while not began:
+            await anyio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        began.append(message)
+        await anyio.sleep_forever()
+
+    anyio.run(routes, scope, receive, send)
+    assert [message["status"] for message in began] == [200]
+    assert not list((services.data_dir / "uploads").iterdir())
+
+
+def test_what_a_killed_app_left_of_its_archives_goes_with_the_next(client, services, run):
+    uploads = services.data_dir / "uploads"
+    uploads.mkdir(exist_ok=True)
+    for name, age in (("tmpold.zip", 2 * 24 * 3600), ("tmpnew.zip", 60)):
+        (uploads / name).write_bytes(b"half")
+        os.utime(uploads / name, (time.time() - age,) * 2)
+    client.get(f"/api/runs/{run.id}/archive")
+    assert [path.name for path in uploads.iterdir()] == ["tmpnew.zip"]
+    (uploads / "tmpnew.zip").unlink()
+
+
+def test_a_full_disk_is_said(client, services, run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ui.storage_routes.import_run", full)
+    answer = client.post("/api/archives", content=b"x", headers={"content-type": "application/zip"})
+    assert answer.status_code == 507 and "No space left on device" in answer.json()["error"]
     assert not list((services.data_dir / "uploads").iterdir())
 
 
