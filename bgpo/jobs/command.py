@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from pathlib import Path
 
 from bgpo.config import GROUPS, KNOBS, ConfigError, Knob, TrainConfig, differences
 from bgpo.presets import PRESETS
+from storage.database import Database, sqlite_url
 
 DEFAULT_PRESET = "adder"
 _PASSWORD = re.compile(r"://[^/:@]*:[^@]*@|[?&]password=")
@@ -67,6 +69,18 @@ def config_from_arguments(arguments: argparse.Namespace) -> TrainConfig:
 def given_knobs(arguments: argparse.Namespace) -> dict[str, str]:
     """The knobs that the command line names, as text."""
     return {name: getattr(arguments, name) for name in KNOBS if getattr(arguments, name, None) is not None}
+
+
+def data_folder(given: Path | None, db: Database | None = None) -> Path:
+    """What --data-dir names, else the folder of the SQLite file, else the app's own. Raises StorageError."""
+    if given is not None:
+        sqlite_url(given / "bgpo.db")  # refuses a name that no row can hold, whichever the database is
+        return given.expanduser().absolute()
+    if db is not None and db.path is not None:
+        return db.path.parent
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("bgpo-studio"))
 
 
 def flag(name: str) -> str:

@@ -17,10 +17,16 @@ from typing import Any
 
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import archive, control, logs, queueing, repair, sweeps
-from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
+from bgpo.jobs.command import (
+    DATABASE_VARIABLE,
+    add_config_arguments,
+    config_from_arguments,
+    data_folder,
+    given_knobs,
+)
 from bgpo.jobs.control import ControlError
 from bgpo.jobs.ends import one_line
-from bgpo.jobs.lineage import reference
+from bgpo.jobs.lineage import origin_now, reference
 from bgpo.jobs.times import parse_time, time_words
 from storage.database import Database, StorageError, open_database, sqlite_url
 from storage.queue import queued_runs
@@ -45,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.act is _repair:
         return _repair(given)
     try:
-        db = open_database(given.database or sqlite_url(_data_dir(given) / "bgpo.db"))
+        db = open_database(given.database or sqlite_url(data_folder(given.data_dir) / "bgpo.db"))
     except StorageError as error:
         return _refuse(error, REFUSED)
     try:
@@ -91,13 +97,14 @@ def _fork(db: Database, given: argparse.Namespace) -> int:
 
 def _evaluate(db: Database, given: argparse.Namespace) -> int:
     run_id, _, step = given.run.partition("@")
-    _show([control.evaluate(db, _id(run_id), _data_dir(given, db) / "runs", step)], given, time.time())
+    runs_folder = data_folder(given.data_dir, db) / "runs"
+    _show([control.evaluate(db, _id(run_id), runs_folder, step)], given, time.time())
     _say_who_starts(db)
     return DONE
 
 
 def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int:
-    runs_folder = _data_dir(given, db) / "runs"
+    runs_folder = data_folder(given.data_dir, db) / "runs"
     place = {"priority": queueing.PRIORITIES[given.priority], "after_id": given.after, "start_at": _time(given.at)}
     if given.sweep:
         if given.here:
@@ -105,8 +112,8 @@ def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int
         lines = "\n".join(given.sweep)
         runs = sweeps.launch(db, config, lines, given.samples, runs_folder, given.name or "", **place)
     elif given.here:
-        if given.evaluate:
-            raise Refused("What computes here is evaluated by a command of its own when it has ended: evaluate RUN.")
+        _refuse_later(given, place)
+        origin_now(db, config)  # before there is a row
         # paused: no app takes it in the moment before it begins here
         run = control.submit(db, config, runs_folder, given.name, status="paused")
         return _here(db, run.id, given)
@@ -117,6 +124,16 @@ def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int
     _show(runs, given, time.time())
     _say_who_starts(db)
     return DONE
+
+
+def _refuse_later(given: argparse.Namespace, place: dict[str, Any]) -> None:
+    """Raises Refused where --here, which is now, meets a wish for later."""
+    if given.evaluate:
+        raise Refused("What computes here is evaluated by a command of its own when it has ended: evaluate RUN.")
+    flags = {"start_at": "--at", "after_id": "--after", "priority": "--priority"}
+    named = [flags[name] for name, wish in place.items() if wish not in (None, queueing.PRIORITIES["normal"])]
+    if named:
+        raise Refused(f"What computes here begins at once; leave out --here or {', '.join(named)}.")
 
 
 def _here(db: Database, run_id: int, given: argparse.Namespace) -> int:
@@ -155,8 +172,8 @@ def _remove(db: Database, given: argparse.Namespace) -> int:
         names = ", ".join(f"{run.id} ({run.name})" for run in runs)
         if input(f"Delete {names}, with curves, log and checkpoints? [y/N] ").strip().lower() not in ("y", "yes"):
             return DONE
-    for run in runs:
-        control.delete(db, run.id)
+    for run in sorted(runs, key=lambda run: -run.id):  # what starts from another run is younger, and goes first
+        control.delete(db, run.id, given.runs)
     if given.json:
         print(json.dumps([{"id": run.id, "deleted": True} for run in runs]))
     return DONE
@@ -204,17 +221,18 @@ def _export(db: Database, given: argparse.Namespace) -> int:
 
 
 def _import(db: Database, given: argparse.Namespace) -> int:
-    _show([archive.import_run(db, given.file, _data_dir(given, db) / "runs")], given, time.time())
+    runs_folder = data_folder(given.data_dir, db) / "runs"
+    _show([archive.import_run(db, given.file, runs_folder)], given, time.time())
     return DONE
 
 
 def _repair(given: argparse.Namespace) -> int:
     """Without the database: it may be one that cannot be opened."""
     try:
-        path = Database(given.database or sqlite_url(_data_dir(given) / "bgpo.db")).path
+        path = Database(given.database or sqlite_url(data_folder(given.data_dir) / "bgpo.db")).path
         if path is None:
             raise Refused("Only SQLite files are repaired here; PostgreSQL has means of its own.")
-        runs_folder = (given.data_dir.expanduser().absolute() if given.data_dir else path.parent) / "runs"
+        runs_folder = (data_folder(given.data_dir) if given.data_dir else path.parent) / "runs"
         report = repair.repair(path, runs_folder, lambda text: print(text, file=sys.stderr))
     except (Refused, StorageError) as error:
         return _refuse(error, REFUSED)
@@ -274,16 +292,6 @@ def _id(text: str) -> int:
     if not (text.isdecimal() and len(text) < 10):
         raise Refused(f"{text[:40]!r} is not a run's number; give one, such as 12.")
     return int(text)
-
-
-def _data_dir(given: argparse.Namespace, db: Database | None = None) -> Path:
-    if given.data_dir is not None:
-        return given.data_dir.expanduser().absolute()
-    if db is not None and db.path is not None:
-        return db.path.parent
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("bgpo-studio"))
 
 
 # ---- the arguments

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.ends import OUT_OF_MEMORY, smaller_budget
 from bgpo.jobs.lineage import origin, reference
+from bgpo.jobs.retention import starts
+from bgpo.jobs.times import plannable
 from storage.database import Database, StorageError
 from storage.labels import plain_line
 from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, request, transition
@@ -20,6 +23,7 @@ from storage.runs import ENDED, LIVE, Run, create_run, delete_run, get_run, requ
 MAKES_CHECKPOINTS = ("train", "finetune")  # jobs
 RESUMABLE = ("paused", "stopped", "failed")
 NAME_LIMIT = 80  # characters
+NOT_PLANNABLE = "That time is not within this century; give another one."
 _WHO = "user"
 _LAST_WORDS_S = 20.0  # how long a delete waits for a process that says its last words
 
@@ -35,10 +39,13 @@ def submit(db: Database, config: TrainConfig, runs_folder: Path, name: str | Non
         columns: others of its row: when it may start (`priority`, `start_at`, `after_id`), `sweep_id`, `parent_id`.
 
     Raises:
-        ControlError: a name that is too long, a run to wait for that does not exist, a folder that cannot be made.
+        ControlError: a name that is too long, a run to wait for that does not exist, a time that no start can be
+            planned for, a folder that cannot be made.
         ConfigError: `start_from` names a checkpoint that is not there.
     """
     name = one_line_name(name or default_name(config))
+    if columns.get("start_at") is not None and not plannable(columns["start_at"]):
+        raise ControlError(NOT_PLANNABLE)
     begin = origin(db, config)
     if columns.get("after_id") is not None:
         _get(db, columns["after_id"])
@@ -159,10 +166,15 @@ def _last_budget(run: Run) -> int:
     return budget if isinstance(budget, int) else 0
 
 
-def delete(db: Database, id: int) -> None:
-    """Deletes a run that no process works on: rows, log, checkpoints. There is no way back."""
+def delete(db: Database, id: int, beside: Collection[int] = ()) -> None:
+    """Deletes a run that no process works on and that no other starts from: rows, log, checkpoints. No way back.
+
+    Args:
+        beside: runs that are deleted together with it; what they start from need not stay.
+    """
     run = _get(db, id)
     folder = _own_folder(run)
+    _refuse_parent(db, run, {id, *beside})
     if run.status == "queued":  # or a scheduler could start it in the middle
         transition(db, id, ("queued",), "stopped", reason="Deleted before it began.", who=_WHO)
     if run.status in LIVE or _held(folder):
@@ -172,6 +184,23 @@ def delete(db: Database, id: int) -> None:
     except StorageError as error:
         raise ControlError(str(error)) from error
     _remove(folder)
+
+
+def _refuse_parent(db: Database, run: Run, leaving: Collection[int]) -> None:
+    """Raises ControlError if a run that may still begin has its weights from this one."""
+    for start, other in starts(db):
+        if other.id not in leaving and _is_of(start, run):
+            raise ControlError(
+                f"Run {run.id} cannot be deleted now: run {other.id}, which is {other.status}, starts from it; delete "
+                "that one first, or let it finish."
+            )
+
+
+def _is_of(start: str, run: Run) -> bool:
+    """Whether a config's `start_from` is a checkpoint of this run, by its number or by its folder."""
+    if start.startswith("run:"):
+        return start.removeprefix("run:").partition("@")[0] == str(run.id)
+    return Path(os.path.realpath(start)).is_relative_to(os.path.realpath(run.folder))
 
 
 def _end(db: Database, id: int, what: str, idle: tuple[str, ...], to: str, reason: str) -> Run:

@@ -53,6 +53,18 @@ def origin(db: Database, config: TrainConfig) -> Origin:
     return Origin(config.with_values(start_from=found.folder), run_id, found.step)
 
 
+def origin_now(db: Database, config: TrainConfig) -> Origin:
+    """Like `origin`, of a run that begins now and waits for no other. Raises ConfigError."""
+    begin = origin(db, config)
+    if begin.waits_for is not None:
+        other = begin.waits_for
+        raise _problem(
+            f"start_from = {config.start_from}: run {other} has not ended; start this one when it has, or name one of "
+            f"its steps: run:{other}@STEP."
+        )
+    return begin
+
+
 def reference(run_id: int, step: int | str) -> str:
     """What to put into `start_from` for a run's checkpoint."""
     return f"run:{run_id}@{step}"

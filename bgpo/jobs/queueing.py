@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-from bgpo.jobs.control import ControlError
+from bgpo.jobs.control import NOT_PLANNABLE, ControlError
+from bgpo.jobs.times import plannable
 from storage import queue
 from storage.database import Database, StorageError
 from storage.runs import HIGH, LOW, NORMAL, Run, get_run
 
 PRIORITIES = {"low": LOW, "normal": NORMAL, "high": HIGH}
-_LATEST = 4_102_444_800  # the year 2100
 
 
 def move_to(db: Database, id: int, place: int) -> Run:
@@ -23,8 +21,8 @@ def plan_start(db: Database, id: int, **wishes: object) -> Run:
     priority, start = wishes.get("priority", NORMAL), wishes.get("start_at")
     if priority not in PRIORITIES.values():
         raise ControlError(f"priority = {priority} is not known; give {LOW} (low), {NORMAL} or {HIGH} (high).")
-    if start is not None and not (math.isfinite(start) and 0 <= start <= _LATEST):
-        raise ControlError("That time is not within this century; give another one.")
+    if start is not None and not plannable(start):
+        raise ControlError(NOT_PLANNABLE)
     try:
         return _still_queued(db, id, queue.plan(db, id, **wishes)) if wishes else get_run(db, id)
     except (StorageError, ValueError) as error:

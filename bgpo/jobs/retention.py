@@ -1,7 +1,7 @@
 """Disk: checkpoints that nobody needs are freed, and runs are paused before a full disk breaks them.
 
 Kept of a run: the first checkpoint (a KL may hold on to it), the best by validation reward, the final one, the newest
-few that its config says, those that somebody pinned and those that a run which has not ended starts from.
+few that its config says, those that somebody pinned and those that a run which may still begin starts from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,13 +77,20 @@ def free_all(db: Database) -> None:
 
 
 def starting_points(db: Database) -> frozenset[str]:
-    """Folders that runs which have not ended start from."""
-    found = set()
+    """Folders that runs which may still begin start from."""
+    return frozenset(start for start, _ in starts(db))
+
+
+def starts(db: Database) -> Iterator[tuple[str, Run]]:
+    """`start_from` of each run that may still begin there: of one that has not ended, and of one that can be resumed
+    and would begin anew, for want of a checkpoint of its own."""
     for run in list_runs(db):
-        if run.status not in ENDED:
-            with contextlib.suppress(ConfigError):
-                found.add(TrainConfig.from_json(run.config_json).start_from)
-    return frozenset(found - {""})
+        if run.status == "finished":
+            continue
+        with contextlib.suppress(ConfigError):
+            start = TrainConfig.from_json(run.config_json).start_from
+            if start and (run.status not in ENDED or not checkpoints_of(db, run.id)):
+                yield start, run
 
 
 def disk_use(run: Run) -> int:

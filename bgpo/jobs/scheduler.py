@@ -23,7 +23,7 @@ from bgpo.jobs import logs, runner, stalls
 from bgpo.jobs.devices import Inventory, nvidia_gpus, offer
 from bgpo.jobs.launcher import LaunchError, launch
 from bgpo.jobs.leasing import devices_of, release_unused
-from bgpo.jobs.lineage import origin
+from bgpo.jobs.lineage import origin_now
 from bgpo.jobs.settling import kill_tree, live_runs, settle
 from bgpo.jobs.stopping import GRACE, Escalation
 from storage.database import Database, StorageError
@@ -181,7 +181,5 @@ def _settle_origin(db: Database, run: Run) -> None:
     except ConfigError:
         return  # its worker says so, with a log
     if config.start_from.startswith("run:"):
-        begin = origin(db, config)
-        if begin.waits_for is not None:
-            raise ConfigError({"start_from": f"Run {begin.waits_for} has not ended; resume this run when it has."})
+        begin = origin_now(db, config)
         settle_origin(db, run.id, begin.config.to_json(), begin.parent_id, begin.parent_step)

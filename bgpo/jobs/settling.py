@@ -87,6 +87,8 @@ def kill_marked(run: Run) -> None:
 def kill_tree(run: Run) -> None:
     """SIGKILL for the worker and everything below it. The runner stays: it buries them and keeps the exit code.
 
+    For that a runner which was stopped, as all of a frozen run is, is told to go on.
+
     Signals nobody whose identity (pid, start, boot) is not exactly that of the row or of the lock's holder.
     """
     holder, worker = runner.lock_holder(Path(run.folder)), worker_identity(run)
@@ -101,6 +103,9 @@ def kill_tree(run: Run) -> None:
     for process in victims.values():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process.kill()  # psutil compares the start time again first
+    if holder is not None and holder.alive():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            psutil.Process(holder.pid).resume()
 
 
 def settle(db: Database, run: Run, now: float) -> None:

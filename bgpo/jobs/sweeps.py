@@ -9,6 +9,7 @@ Without a number of samples every combination is a run; with one, so many combin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bgpo.config import KNOBS, ConfigError, Knob, TrainConfig
-from bgpo.jobs.control import NAME_LIMIT, one_line_name, submit
+from bgpo.jobs.control import NAME_LIMIT, ControlError, delete, one_line_name, submit
 from bgpo.jobs.ends import one_line
-from storage.database import Database
-from storage.runs import Run
+from storage.database import Database, StorageError
+from storage.runs import Run, get_run, transition
 from storage.sweeps import create_sweep
 
 MOST_RUNS = 200
@@ -98,16 +99,30 @@ def parse(text: str) -> list[Axis]:
 def launch(
     db: Database, base: TrainConfig, text: str, samples: int, runs_folder: Path, name: str = "", **place: Any
 ) -> list[Run]:
-    """Queues every run of a sweep. Raises SweepError, and ControlError for a name that is too long."""
+    """Queues every run of a sweep, or none. Raises SweepError, ConfigError, and ControlError as `submit` does."""
     planned = plan(base, text, samples)
     knobs = ", ".join(axis.knob.name for axis in parse(text))
     name = one_line_name(name or f"{base.task} over {knobs}"[:NAME_LIMIT])
     group = create_sweep(db, name, json.dumps({"lines": text, "samples": samples, "runs": len(planned.configs)}))
-    runs = []
-    for config, change in zip(planned.configs, planned.changes):
-        words = one_line_name(f"{name}: {_words(change)}"[:NAME_LIMIT])
-        runs.append(submit(db, config, runs_folder, words, sweep_id=group.id, **place))
-    return runs
+    names = [one_line_name(f"{name}: {_words(change)}"[:NAME_LIMIT]) for change in planned.changes]
+    runs: list[Run] = []
+    try:
+        for config, words in zip(planned.configs, names):
+            # paused: no app begins with the first before it is sure that there is a last
+            runs.append(submit(db, config, runs_folder, words, sweep_id=group.id, status="paused", **place))
+        for run in runs:
+            transition(db, run.id, ("paused",), "queued", who="user", start_at=run.start_at)
+    except BaseException:  # Ctrl-C as well
+        _take_back(db, runs)
+        raise
+    return [get_run(db, run.id) for run in runs]
+
+
+def _take_back(db: Database, runs: Sequence[Run]) -> None:
+    """Deletes what was made of a sweep, as far as that can be done now; the rest is paused or says that it works."""
+    for run in reversed(runs):
+        with contextlib.suppress(ControlError, StorageError):
+            delete(db, run.id)
 
 
 def _axis(knob: Knob, text: str) -> Axis:
@@ -120,6 +135,8 @@ def _axis(knob: Knob, text: str) -> Axis:
     low, high = _value(knob, match[1]), _value(knob, match[2])
     if low > high or (match[3] and low <= 0):
         raise SweepError(f"{knob.name} = {text[:40]} is no range; give the lower end first, above 0 with log.")
+    if not knob.low <= low <= high <= knob.high:  # so for nan, and for a number with hundreds of digits
+        raise SweepError(f"{knob.name} = {text[:40]} goes beyond what is allowed; give {knob.allowed}.")
     if knob.kind is int and not match[3]:
         if high - low >= 10 * MOST_RUNS:
             raise SweepError(f"{knob.name} = {text[:40]} has {high - low + 1} values; name fewer.")

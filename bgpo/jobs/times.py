@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime, timedelta
 
 HINT = "write 22:30, tomorrow 7:00, 2026-11-26 02:00 or in 90 min"
+_LATEST = 4_102_444_800  # epoch seconds: the year 2100, which every clock and calendar here can say
+_YEAR = 31_556_952  # seconds
 _UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -17,6 +20,30 @@ def parse_time(text: str, now: float) -> float | None:
     text = " ".join(text.lower().split())
     if text in ("", "now"):
         return None
+    at = _read(text, now)
+    if not plannable(at):
+        raise ValueError(f"{text[:40]!r} is not between 1970 and 2100; {HINT}.")
+    return at
+
+
+def plannable(at: float) -> bool:
+    """Whether a start can be planned for these epoch seconds."""
+    return 0 <= at <= _LATEST  # false for nan, too
+
+
+def time_words(at: float, now: float) -> str:
+    """"22:30", with the date where it is not today."""
+    try:
+        then, today = datetime.fromtimestamp(at), datetime.fromtimestamp(now).date()
+    except (ValueError, OverflowError, OSError):  # a list shows a row all the same, whatever has written it
+        return f"the year {1970 + at / _YEAR:.0f}"
+    if then.date() == today:
+        return f"{then:%H:%M}"
+    return f"tomorrow {then:%H:%M}" if then.date() == today + timedelta(days=1) else f"{then:%Y-%m-%d %H:%M}"
+
+
+def _read(text: str, now: float) -> float:
+    """The epoch seconds of any year, infinity where no number says them. Raises ValueError with a sentence."""
     if match := re.fullmatch(r"in (\d{1,7}(?:\.\d+)?) ?(s|min|m|h|d)", text):
         return now + float(match[1]) * _UNITS[match[2]]
     here = datetime.fromtimestamp(now).astimezone()
@@ -26,15 +53,10 @@ def parse_time(text: str, now: float) -> float | None:
         given = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(f"{text[:40]!r} is no time; {HINT}.") from None
-    return given.timestamp()  # without a zone it is this machine's
-
-
-def time_words(at: float, now: float) -> str:
-    """"22:30", with the date where it is not today."""
-    then, today = datetime.fromtimestamp(at), datetime.fromtimestamp(now).date()
-    if then.date() == today:
-        return f"{then:%H:%M}"
-    return f"tomorrow {then:%H:%M}" if then.date() == today + timedelta(days=1) else f"{then:%Y-%m-%d %H:%M}"
+    try:
+        return given.timestamp()  # without a zone it is this machine's
+    except (ValueError, OverflowError, OSError):  # at the ends of the calendar
+        return math.inf
 
 
 def _time_of_day(here: datetime, day: str | None, hour: int, minute: int) -> datetime:

@@ -24,12 +24,18 @@ from typing import IO, Any, NoReturn
 
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
-from bgpo.jobs.command import DATABASE_VARIABLE, add_config_arguments, config_from_arguments, given_knobs
+from bgpo.jobs.command import (
+    DATABASE_VARIABLE,
+    add_config_arguments,
+    config_from_arguments,
+    data_folder,
+    given_knobs,
+)
 from bgpo.jobs.control import default_name, device_kind
 from bgpo.jobs.devices import nvidia_gpus, offer
 from bgpo.jobs.ends import End, failed, one_line
 from bgpo.jobs.housekeeping import Housekeeping
-from bgpo.jobs.lineage import origin
+from bgpo.jobs.lineage import origin_now
 from bgpo.jobs.mirror import mirror_of
 from bgpo.jobs.narrator import Narrator
 from bgpo.jobs.reporter import Reporter
@@ -46,6 +52,7 @@ from storage.settings import cpu_slots
 FINISHED, FAILED, REFUSED, STOPPED = 0, 1, 2, 75  # exit codes
 HEADLINE = "reward/heldout_greedy"
 _LAST_WORDS = 30.0  # seconds for the process of an earlier start, whose run has ended, to end as well
+_BUSY_PATIENCE = 150.0  # seconds in which a start is tried again while another process writes to the database
 _CODES = {"finished": FINISHED, "stopped": STOPPED, "paused": STOPPED, "failed": FAILED}
 # What a process can do, by the knob `job`: a function (config, folder, listener, warm_start_cache) -> Outcome, named
 # and not imported here, because most load torch. A new one needs its name in JOBS of bgpo/config.py, too.
@@ -71,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             under_runner = os.environ.get(runner.RUNNER_PID) == str(os.getppid())
             db, run = _find_run(arguments, under_runner)
             lock = None if under_runner else _lock(run)
-            _take_up(db, run, under_runner)
+            run = _take_up(db, run, under_runner)
             if not under_runner:
                 _lease(db, run)
         except (Refused, ConfigError, StorageError) as error:
@@ -174,24 +181,12 @@ def _find_run(arguments: argparse.Namespace, under_runner: bool) -> tuple[Databa
         if not under_runner:  # the process of an earlier start may have been killed while no app was there to notice
             settle(db, run, time.time())
         return db, get_run(db, run.id)
-    begin = origin(db, config)
-    if begin.waits_for is not None:
-        raise Refused(f"Run {begin.waits_for} has not ended; name one of its steps: run:{begin.waits_for}@STEP.")
+    begin = origin_now(db, config)
     return db, create_run(
         db, name=arguments.name or default_name(config), config_json=begin.config.to_json(),
         train_steps=config.train_steps, runs_folder=data_folder(arguments.data_dir, db) / "runs", status="launching",
         who="terminal", parent_id=begin.parent_id, parent_step=begin.parent_step, device_kind=device_kind(config),
     )
-
-
-def data_folder(given: Path | None, db: Database) -> Path:
-    if given is not None:
-        return given.expanduser().absolute()
-    if db.path is not None:
-        return db.path.parent
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("bgpo-studio"))
 
 
 def _lock(run: Run) -> IO[str]:
@@ -205,17 +200,44 @@ def _lock(run: Run) -> IO[str]:
     return lock
 
 
-def _take_up(db: Database, run: Run, under_runner: bool) -> None:
-    """The row says from here on that this process works on it."""
+def _take_up(db: Database, run: Run, under_runner: bool) -> Run:
+    """The row says from here on that this process works on it. Raises Refused, ConfigError, StorageError."""
+    begins = {} if under_runner else _settled_origin(db, run)
     allowed = ("launching",) if under_runner or run.status == "launching" else ("queued", "paused", "stopped", "failed")
     me = runner.Identity.of(os.getpid())
     if not under_runner:
         runner.forget_last_end(Path(run.folder))
-    if not transition(
+    if not _when_not_busy(lambda: transition(
         db, run.id, allowed, "running", who="worker", phase="starting", phase_done=0, phase_total=0, phase_rate=None,
-        pid=me.pid, process_started=me.started, boot_id=me.boot_id,
-    ):
+        pid=me.pid, process_started=me.started, boot_id=me.boot_id, **begins,
+    )):  # fmt: skip
         raise Refused(f"Run {run.id} is {get_run(db, run.id).status}, so it cannot be started.")
+    return get_run(db, run.id)
+
+
+def _settled_origin(db: Database, run: Run) -> dict[str, Any]:
+    """Columns of a run that waited for another one to end, as a scheduler would settle them. Raises ConfigError."""
+    try:
+        config = TrainConfig.from_json(run.config_json)
+    except ConfigError:
+        return {}  # said later, in the run's log
+    if not config.start_from.startswith("run:"):
+        return {}
+    begin = origin_now(db, config)
+    return {"config_json": begin.config.to_json(), "parent_id": begin.parent_id, "parent_step": begin.parent_step}
+
+
+def _when_not_busy(write: Callable[[], bool]) -> bool:
+    """Writes what no run can begin without, even if another process holds the database for minutes. Raises StorageError
+    when it is still held then, and for anything else that is wrong."""
+    until = time.monotonic() + _BUSY_PATIENCE
+    while True:
+        try:
+            return write()
+        except StorageError as error:
+            if "locked" not in str(error.__cause__) or time.monotonic() > until:
+                raise
+            print(f"{one_line(error)} This one waits for it.", file=sys.stderr, flush=True)
 
 
 class _Told(logging.Handler):

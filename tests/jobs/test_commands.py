@@ -14,6 +14,7 @@ from bgpo.config import TrainConfig
 from bgpo.jobs.command import flag
 from bgpo.jobs.commands import main
 from bgpo.jobs.scheduler import Scheduler
+from storage import queue
 from storage.checkpoints import add_checkpoint
 from storage.queue import queued_runs
 from storage.runs import HIGH, RunNotFound, get_run, list_runs, transition
@@ -101,6 +102,11 @@ def test_stop_pause_resume_and_rm(db, jobs, row):
     (("start", "--at", "soon"), 2, "is no time"), (("start", "--after", 99), 3, "Run 99 does not exist"),
     (("start", "--sweep", "x = 1"), 2, "names no knob"), (("queue", "move", 1), 2, "Give a run and its new place"),
     (("start", "--here", "--sweep", "seed = 0..1"), 2, "a terminal holds one"), (("fork", "1@5"), 2, "no checkpoint"),
+    (("start", "--at", "in 9999999 d"), 2, "is not between 1970 and 2100; write 22:30"),
+    (("start", "--here", "--at", "22:30"), 2, "begins at once; leave out --here or --at"),
+    (("start", "--here", "--after", 1, "--priority", "low"), 2, "leave out --here or --priority, --after"),
+    (("fork", 2, "--here"), 2, "run 2 has not ended; start this one when it has, or name one of its steps: run:2@STEP"),
+    (("start", "--data-dir", "/tmp/\udcff"), 2, "'/tmp/\\udcff' is not text in UTF-8"),
     (("fork", "one"), 2, "is not a run's number"), (("frobnicate",), 2, "invalid choice"),
     (("queue", "move", 2, 1), 4, "no place in the queue"), (("list", "--status", "odd"), 2, "invalid choice"),
 ])
@@ -109,6 +115,22 @@ def test_wrong_wishes_get_one_sentence_and_a_code(db, jobs, row, words, code, se
     given, out, err = jobs(*words)
     assert (given, out) == (code, "") and sentence in err and len(err.strip().splitlines()) == 1
     assert [run.status for run in list_runs(db)] == ["running", "queued"]
+
+
+def test_a_time_that_was_stored_all_the_same_breaks_no_list(db, jobs, row):
+    run = row("queued", TrainConfig().to_json())
+    queue.plan(db, run.id, start_at=8.6e11)
+    assert "queued, the year 29222" in jobs("list")[1] and "queued, the year 29222" in jobs("queue", "show")[1]
+
+
+def test_rm_takes_a_run_and_those_that_start_from_it_in_any_order(db, jobs, row):
+    parent = row("finished", TrainConfig().to_json())
+    add_checkpoint(db, parent.id, 5, "evaluation", f"{parent.folder}/checkpoints/step-5", 0.5)
+    child = answer(jobs("fork", f"{parent.id}@5", "--json"))[0]["id"]
+    code, _, err = jobs("rm", parent.id, "--yes")
+    assert code == 4 and f"run {child}, which is queued, starts from it" in err
+    assert answer(jobs("rm", parent.id, child, "--yes", "--json"))[0] == {"id": parent.id, "deleted": True}
+    assert list_runs(db) == []
 
 
 def test_a_wrong_database_gets_one_sentence(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from bgpo.jobs import control, runner
 from bgpo.jobs.control import ControlError
 from bgpo.tasks.registry import TASKS
 from storage import tables
-from storage.runs import RunNotFound, get_run, run_events, transition
+from storage.checkpoints import add_checkpoint
+from storage.runs import RunNotFound, get_run, list_runs, run_events, transition
 
 
 def test_submit_queues_a_run_with_its_config(db, runs_folder):
@@ -28,6 +30,13 @@ def test_a_name_is_one_short_line(db, runs_folder):
     assert control.submit(db, TrainConfig(), runs_folder, name="two\n lines").name == "two lines"
     with pytest.raises(ControlError, match="has 81 characters; use at most 80"):
         control.submit(db, TrainConfig(), runs_folder, name="x" * 81)
+
+
+@pytest.mark.parametrize("start_at", [-1.0, 8.6e11, math.nan, math.inf, pytest.param(10**400, id="huge")])
+def test_a_start_that_no_clock_reaches_is_refused(db, runs_folder, start_at):
+    with pytest.raises(ControlError, match="not within this century"):
+        control.submit(db, TrainConfig(), runs_folder, start_at=start_at)
+    assert list_runs(db) == []
 
 
 @pytest.mark.parametrize("act", [control.stop, control.kill])
@@ -142,6 +151,41 @@ def test_delete_is_refused_while_a_process_holds_the_lock(db, row, monkeypatch):
     with runner.acquire_lock(Path(run.folder)), pytest.raises(ControlError, match="still working"):
         control.delete(db, run.id)
     assert Path(run.folder).is_dir()
+
+
+@pytest.fixture
+def family(db, row):
+    """A run with a checkpoint, and another that starts from it in some way."""
+
+    def family(status: str, start: str):
+        parent = row("finished")
+        child = row(status, TrainConfig(start_from=start.format(id=parent.id, folder=parent.folder)).to_json())
+        return parent, child
+
+    return family
+
+
+@pytest.mark.parametrize("status", ["queued", "launching", "running", "paused", "stopped", "failed"])
+@pytest.mark.parametrize("start", ["{folder}/checkpoints/step-000005", "{folder}/x/../checkpoints/5/", "run:{id}@best",
+                                   "run:{id}"])  # fmt: skip
+def test_what_a_run_that_may_still_begin_starts_from_is_not_deleted(db, family, status, start):
+    parent, child = family(status, start)
+    with pytest.raises(ControlError, match=f"run {child.id}, which is {status}, starts from it; delete that one first"):
+        control.delete(db, parent.id)
+    assert get_run(db, parent.id).status == "finished" and Path(parent.folder).is_dir()
+
+
+@pytest.mark.parametrize("status, has_begun, start", [
+    ("finished", False, "run:{id}@best"), ("stopped", True, "run:{id}@best"),
+    ("failed", True, "{folder}/checkpoints/5"), ("queued", False, "run:{id}0@best"),
+    ("queued", False, "{folder}0/checkpoints/5"),
+])
+def test_what_nobody_needs_is_deleted(db, family, status, has_begun, start):
+    parent, child = family(status, start)
+    if has_begun:
+        add_checkpoint(db, child.id, 5, "stop", str(Path(child.folder, "checkpoints", "step-000005")))
+    control.delete(db, parent.id)
+    assert [run.id for run in list_runs(db)] == [child.id]
 
 
 def outside(kind: str, data: Path, run_id: int) -> Path:

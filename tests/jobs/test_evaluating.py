@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bgpo.jobs import worker
+from bgpo.jobs import commands, control, worker
 from bgpo.models.checkpoints import TrainingState, save_checkpoint
 from bgpo.models.tiny import build_tiny
 from storage.checkpoints import add_checkpoint
 from storage.completions import completions_of
 from storage.metrics import values_by_step
-from storage.runs import Run, create_run, get_run
+from storage.runs import Run, create_run, get_run, transition
 from tests.waiting import PATIENCE
 
 from .conftest import QUICK, ROOT
@@ -52,6 +52,29 @@ def test_a_checkpoint_of_a_run_is_evaluated_by_the_command(db, command, capsys):
     assert_measured(db, parent, capsys.readouterr().out)
     assert worker.main(["--job", "evaluate", "--start-from", f"run:{parent.id}@21", "--database", db.url]) == 2
     assert f"run {parent.id} has no checkpoint at step 21" in capsys.readouterr().err
+
+
+def test_one_that_waited_for_its_run_is_measured_in_a_terminal_when_that_has_ended(db, runs_folder, capsys):
+    def here(id: int) -> tuple[int, str]:
+        return commands.main(["resume", str(id), "--here", "--database", db.url]), capsys.readouterr().err
+
+    measured = QUICK.with_values(eval_samples=1, eval_lengths="8", block_length=8, denoising_steps=4)
+    parent = control.submit(db, measured, runs_folder)
+    run = control.evaluate(db, parent.id, runs_folder)
+    code, said = here(run.id)
+    assert code == 2 and f"run {parent.id} has not ended; start this one when it has" in said
+    transition(db, parent.id, ("queued",), "stopped")
+    code, said = here(run.id)
+    assert code == 2 and f"run {parent.id} has no checkpoint" in said
+    assert get_run(db, run.id).status == "queued"  # still, for when there is one
+    folder = Path(parent.folder, "checkpoints", "step-000020")
+    save_checkpoint(folder, build_tiny(torch.Generator().manual_seed(0)), TrainingState("training", 20, 0.0, 1), None)
+    add_checkpoint(db, parent.id, 20, "evaluation", str(folder), 0.5)
+    code, said = here(run.id)
+    assert code == 0, said
+    done = get_run(db, run.id)
+    assert (done.status, done.parent_id, done.parent_step) == ("finished", parent.id, 20)
+    assert json.loads(done.config_json)["start_from"] == str(folder)
 
 
 @pytest.mark.slow

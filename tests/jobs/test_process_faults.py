@@ -120,6 +120,16 @@ def test_no_rank_outlives_its_run(db, scheduler, tiny, submit, victim, kind):
     reaches(db, following, "finished")
 
 
+def test_a_run_that_is_frozen_as_a_whole_can_be_killed(db, scheduler, tiny, submit):
+    tiny("")
+    run = submit(seed=1, train_steps=1_000_000)
+    running = reaches(db, run, "running")
+    os.killpg(psutil.Process(running.pid).ppid(), signal.SIGSTOP)  # the runner leads its group
+    control.kill(db, run.id)
+    assert reaches(db, run, "stopped").reason == "Killed on request."
+    nothing_left(db, running)
+
+
 TORCHRUN = """
 import os, subprocess, sys
 code = ("import time, torch.distributed as d; d.init_process_group('gloo'); d.barrier(); "

@@ -70,6 +70,9 @@ def test_what_another_run_starts_from_stays(db, saved, row):
     assert 15 in steps(db, run)
     transition(db, other.id, ("queued",), "stopped")
     free_all(db)
+    assert 15 in steps(db, run)  # resumed, it begins there
+    add_checkpoint(db, other.id, 0, "stop", str(Path(other.folder, "checkpoints", "step-000000")))
+    free_all(db)
     assert 15 not in steps(db, run)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bgpo.config import TrainConfig
+from bgpo.jobs import sweeps
+from bgpo.jobs.control import ControlError
 from bgpo.jobs.sweeps import MOST_RUNS, SweepError, launch, plan
 from storage.queue import queued_runs
 from storage.runs import get_run, list_runs
@@ -49,6 +51,9 @@ def test_knobs_that_only_together_fit_are_judged_together():
     ("seed = one", 0, "seed = one is not allowed; give a whole number"), ("seed = 4..1", 0, "is no range"),
     ("learning_rate = 0..1 log", 3, "above 0 with log"), ("learning_rate = 1e-5..1e-3", 0, "is a range"),
     ("seed = 0..999", 0, "at most 200"), ("seed = 0..99999", 0, "has 100000 values"),
+    (f"seed = 1..1{'0' * 400} log", 0, "beyond what is allowed; give a whole number from 0"),
+    (f"seed = 1..1{'0' * 400}", 0, "beyond what is allowed"), ("seed = 1..1000000000000 log", 3, "beyond what is"),
+    ("learning_rate = 1e-5..1e999 log", 3, "beyond what"), ("learning_rate = 1e-5..nan", 3, "beyond what"),
     ("seed = 0..9", 201, "samples = 201"),
     ("block_length = 3, 4, 5", 0, r"and 1 more like it.. block_length 3: "),
     ("objective = bgpo, ppo", 0, "objective ppo"),
@@ -58,6 +63,32 @@ def test_a_sweep_that_cannot_run_queues_nothing(db, runs_folder, lines, samples,
     with pytest.raises(SweepError, match=sentence):
         launch(db, BASE, lines, samples, runs_folder)
     assert list_runs(db) == [] and sweep_names(db) == {}
+
+
+@pytest.mark.parametrize("broken", ["submit", "transition"])
+@pytest.mark.parametrize("error", [ControlError("The disk is full."), KeyboardInterrupt()])
+def test_a_sweep_that_breaks_in_the_middle_leaves_no_run(db, runs_folder, monkeypatch, broken, error):
+    """And no app has begun with any: all that it could have seen was paused, unless all of them were made."""
+    act, seen = getattr(sweeps, broken), []
+
+    def breaks(*given, **named):
+        seen.append({run.status for run in list_runs(db)})
+        if len(seen) == 3:
+            raise error
+        return act(*given, **named)
+
+    monkeypatch.setattr(sweeps, broken, breaks)
+    with pytest.raises(type(error)):
+        launch(db, BASE, "seed = 0..3", 0, runs_folder)
+    assert seen[:3] == ([set(), {"paused"}, {"paused"}] if broken == "submit" else
+                        [{"paused"}, {"paused", "queued"}, {"paused", "queued"}])  # fmt: skip
+    assert list_runs(db) == [] and list(runs_folder.iterdir()) == []
+
+
+def test_a_sweep_that_is_planned_for_later_is_so(db, runs_folder, row):
+    other = row()
+    runs = launch(db, BASE, "seed = 0..1", 0, runs_folder, start_at=4e9, after_id=other.id)
+    assert {(run.status, run.start_at, run.after_id) for run in runs} == {("queued", 4e9, other.id)}
 
 
 def test_a_sweep_is_a_group_in_the_queue(db, runs_folder):

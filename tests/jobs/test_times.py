@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime
 
@@ -47,6 +48,22 @@ def test_at_once(text):
 def test_what_is_no_time_gets_a_sentence(text):
     with pytest.raises(ValueError, match="write 22:30"):
         parse_time(text, at(NOON))
+
+
+@pytest.mark.parametrize("text", [
+    "in 9999999 d", "0001-01-01", "9999-12-31 23:59", "9999-12-31T23:59-12:00", "0001-01-01T00:00+12:00", "1969-12-30",
+    "2101-01-01",
+])
+def test_a_time_that_nobody_waits_for_gets_a_sentence(text):
+    with pytest.raises(ValueError, match="is not between 1970 and 2100; write 22:30"):
+        parse_time(text, at(NOON))
+
+
+@pytest.mark.parametrize("stored, words", [
+    (8.6e11, "the year 29222"), (1e300, "the year "), (math.inf, "the year inf"),
+])
+def test_a_stored_time_of_no_calendar_still_has_words(stored, words):
+    assert time_words(stored, at(NOON)).startswith(words)
 
 
 def test_words_for_a_time():

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from bgpo.jobs.command import command_line
 from bgpo.jobs.retention import to_free
 from bgpo.jobs.scheduler import Scheduler
 from bgpo.jobs.worker import JOBS, main
+from storage import database
 from storage.checkpoints import checkpoints_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import points_after
@@ -293,6 +295,8 @@ WRONG = [
     (["12", "--seed", "1"], "give either RUN_ID or --preset and knobs, not both"),
     (["twelve"], "'twelve' is not a run's id"),
     (["99"], "Run 99 does not exist"),
+    (["--data-dir", "/tmp/\udcff"], "'/tmp/\\udcff' is not text in UTF-8"),
+    (["--start-from", "run:99"], "Run 99 does not exist"),
     (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     (["--seed"], "argument --seed: expected one argument"),
 ]
@@ -332,6 +336,34 @@ def test_a_run_whose_process_was_killed_while_no_app_was_there_can_be_started(db
     run = row("running", BAD_CONFIG)
     assert main([str(run.id), "--database", db.url]) == 1
     assert statuses(db, run) == ["running", "failed", "running", "failed"]
+
+
+def held_for(seconds: float, db) -> threading.Thread:
+    """Another process's long write, in a thread: nobody else can write meanwhile."""
+    began = threading.Event()
+
+    def hold() -> None:
+        with db.write():
+            began.set()
+            time.sleep(seconds)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert began.wait(PATIENCE)
+    return holder
+
+
+@pytest.mark.parametrize("patience, code, status", [(60.0, 1, "failed"), (0.0, 2, "launching")])
+def test_a_start_outlasts_a_database_that_is_held(db, row, monkeypatch, capsys, patience, code, status):
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(worker, "_BUSY_PATIENCE", patience)
+    monkeypatch.setenv(runner.RUNNER_PID, str(os.getppid()))
+    run = row("launching", BAD_CONFIG)
+    holder = held_for(1.0, db)
+    assert main([str(run.id), "--database", db.url]) == code
+    assert "is busy: another process has been writing to it" in capsys.readouterr().err
+    holder.join()
+    assert get_run(db, run.id).status == status  # failed for its config: it has begun
 
 
 def test_two_processes_never_work_on_one_run(db, row, capsys, monkeypatch):
