@@ -77,12 +77,10 @@ class OutOfRange(StorageError, ValueError):
 
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file, whatever characters its path holds. Raises StorageError for a name in no encoding."""
-    try:
-        str(path.absolute()).encode()
-    except UnicodeEncodeError:
+    if not _is_text(str(path.absolute())):
         raise StorageError(
             f"The name {str(path.parent)!a} is not text in UTF-8, which SQLite needs; choose a folder of another name."
-        ) from None
+        )
     return URL.create("sqlite", database=str(path.absolute())).render_as_string(hide_password=False)
 
 
@@ -164,6 +162,8 @@ def open_database(url: str) -> Database:
 def parse_url(url: str) -> URL:
     """The parsed URL with an absolute path. Raises StorageError with what was given and what is allowed."""
     allowed = "sqlite:///folder/file.db or postgresql://user:password@host/name"
+    if not _is_text(url):
+        raise StorageError(f"The database URL is not text in UTF-8; give {allowed}.")
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -186,6 +186,15 @@ def parse_url(url: str) -> URL:
             " give a file, such as sqlite:///runs.db."
         )
     return parsed.set(database=os.path.abspath(os.path.expanduser(parsed.database)))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the command line, where any bytes may come, can be encoded."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def make_engine(url: URL, *, foreign_keys: bool = True) -> Engine:

@@ -69,6 +69,7 @@ def test_a_relative_url_means_the_same_file_from_anywhere(tmp_path, monkeypatch)
         ("sqlite://runs.db", "two slashes where a file needs three"),
         ("mysql://user:secret@host/db", "mysql is not a kind of database that is supported"),
         ("postgresql+nodriver://user:secret@host/db", "nodriver is not installed"),
+        ("sqlite:///runs\udcff.db", "is not text in UTF-8"),
         ("postgresql://user:secret@host:port/db", "^That is not a database URL"),
     ],
 )
@@ -76,6 +77,11 @@ def test_a_url_that_cannot_work_gets_a_sentence(url, sentence):
     with pytest.raises(StorageError, match=sentence) as caught:
         open_database(url)
     assert "secret" not in str(caught.value)
+
+
+def test_a_folder_of_a_name_in_no_encoding_gets_a_sentence():
+    with pytest.raises(StorageError, match="choose a folder of another name"):
+        sqlite_url(Path("/data\udcff/bgpo.db"))
 
 
 def test_a_garbage_file_is_refused_and_left_alone(tmp_path):
