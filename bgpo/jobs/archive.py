@@ -5,8 +5,8 @@
     points.jsonl  completions.jsonl  rollouts.jsonl  alerts.jsonl  events.jsonl  checkpoints.jsonl
     log.txt  code/*.py  checkpoints/step-000060/*  base/*, the model under adapters, or where it is
 
-An archive comes from anywhere: nothing in it is run, no name in it leads out of the new run's folder, and it is
-either imported whole or leaves nothing behind.
+An archive comes from anywhere: nothing in it is run, no name in it leads out of the new run's folder, no value in it
+is one that a page could not show, and it is either imported whole or leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,34 +17,41 @@ import os
 import re
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy.exc import StatementError
 
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
+from bgpo.jobs.control import NAME_LIMIT, default_name
 from bgpo.models.folders import BASE_FOLDER
+from bgpo.tasks.own_file import IMPORTED_CODE, KEPT_CODE
 from storage.alerts import Alert, alerts_of
 from storage.checkpoints import KINDS, Checkpoint, add_checkpoint, checkpoints_of, pin_checkpoint
 from storage.completions import Completion, completions_of
-from storage.database import Database, StorageError
-from storage.imports import KEPT, add_events, complete_import
+from storage.database import Database, OutOfRange
+from storage.imports import KEPT, add_events, complete_import, kept_of, row_of
+from storage.labels import plain_line
 from storage.metrics import Point, flush, points_after
 from storage.rollouts import Rollout, whole_rollouts
-from storage.runs import ENDED, Run, RunEvent, create_run, delete_run, get_run, run_events
+from storage.runs import ENDED, STATUSES, Run, RunEvent, create_run, delete_run, get_run, run_events
 
 FORMAT, VERSION = "bgpo-run", 1
 CHOICES = ("none", "best", "best_and_last", "all")  # which checkpoints go with it
 LARGEST = 64 * 2**30  # bytes of all files together
-LARGEST_ROW = 64 * 2**20  # bytes of one line
+LARGEST_ROW = 8 * 2**20  # bytes of one line: a completion of 4,096 tokens and its trace take a twentieth
+_LARGEST_JSON = 2**20  # bytes of manifest, run and config each
 _MOST_FILES = 200_000
 _RATIO = 500  # times that a file may be larger than in the archive, beyond its first MB
 _SPARE = 500e6  # bytes that stay free on the disk
 _BATCH = 2_000  # rows
+_BATCH_BYTES = 8 * 2**20  # from here on a batch is written, however few rows it has
 _TABLES = ("points", "completions", "rollouts", "alerts", "events", "checkpoints")
 # what a checkpoint may be made of: no pickle, no code
 _CHECKPOINT_FILE = re.compile(r"[\w.-]+\.(?:safetensors|json|txt|jinja|model|md)", re.ASCII)
@@ -52,7 +59,11 @@ _NAME = re.compile(
     rf"(?:manifest|run|config)\.json|(?:{'|'.join(_TABLES)})\.jsonl|log\.txt|code/\w+\.py"
     rf"|(?:checkpoints/[\w-]+|{BASE_FOLDER})/{_CHECKPOINT_FILE.pattern}", re.ASCII,
 )
-_CODE = "imported_code"  # where somebody else's objective or reward is put: to be read, never to be run
+# what a file that is damaged, or made to be, lets zipfile raise
+_DAMAGES = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, RuntimeError, OverflowError,
+    ValueError,
+)
 _HALF = "The import did not come to its end; delete this run and import the archive again."
 
 
@@ -68,45 +79,48 @@ def export_run(db: Database, run_id: int, target: Path, checkpoints: str = "best
     if checkpoints not in CHOICES:
         raise ArchiveError(f"checkpoints = {checkpoints!r} is not known; choose one of {', '.join(CHOICES)}.")
     run = get_run(db, run_id)
+    if not target.name or os.path.isdir(target):
+        raise ArchiveError(f"{target} is a folder; name the file in it that the archive is to be.")
     unfinished = target.with_name(target.name + f".{os.getpid()}.part")
     try:
-        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        packing = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": 6, "strict_timestamps": False}
+        with zipfile.ZipFile(unfinished, "w", **packing) as archive:
             _write(archive, db, run, _chosen(checkpoints_of(db, run_id), checkpoints))
         os.replace(unfinished, target)
     except OSError as error:
         raise ArchiveError(f"{target} cannot be written ({error.strerror or error}); choose another place.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a place where no file can be has none to remove
+            unfinished.unlink()
     return target
 
 
 def import_run(db: Database, archive: Path, runs_folder: Path, who: str = "user") -> Run:
     """A new run from an archive, with the name that it had; raises ArchiveError or StorageError and leaves nothing."""
     try:
+        runs_folder.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(archive) as opened:
-            manifest, row, config = _checked(opened, runs_folder)
+            found = _checked(opened, runs_folder)
             run = create_run(
-                db, name=str(row["name"])[:200], config_json=config.to_json(), train_steps=config.train_steps,
+                db, name=found.name, config_json=found.config.to_json(), train_steps=found.config.train_steps,
                 runs_folder=runs_folder, status="failed", who=who,
             )
             try:
-                complete_import(db, run.id, "failed", {"reason": _HALF})  # until it is not
-                Path(run.folder, "config.json").write_text(config.to_json())
-                _read_files(opened, Path(run.folder))
-                counts = _read_tables(opened, db, run)
-                if counts != manifest["rows"]:
-                    raise ArchiveError(f"{archive.name} holds {counts} rows, and its manifest says {manifest['rows']};"
-                                       " it is damaged, export the run again.")
-                status = row["status"] if row["status"] in ENDED else "stopped"
-                complete_import(db, run.id, status, {name: row.get(name) for name in KEPT})
+                _fill(opened, db, run, found)
             except BaseException:
+                shutil.rmtree(run.folder, ignore_errors=True)  # first: a full disk may have no room to delete a row
                 delete_run(db, run.id)
-                shutil.rmtree(run.folder, ignore_errors=True)
                 raise
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zipfile.LargeZipFile) as error:
-        raise ArchiveError(f"{archive.name} is no whole archive of a run ({error}); export it again.") from error
+    except ArchiveError:
+        raise
+    except _DAMAGES as error:
+        said = plain_line(str(error)) or type(error).__name__
+        raise ArchiveError(f"{archive.name} is no whole archive of a run ({said:.200}); export it again.") from error
     except OSError as error:
-        raise ArchiveError(f"{archive.name} cannot be read or unpacked ({error.strerror or error}).") from error
+        why = error.strerror or error
+        raise ArchiveError(
+            f"{archive.name} cannot be read or unpacked ({why}); see that it can be read and that the disk has room."
+        ) from error
     return get_run(db, run.id)
 
 
@@ -172,8 +186,18 @@ def _chosen(checkpoints: list[Checkpoint], choice: str) -> list[Checkpoint]:
 
 # ---- reading
 
-def _checked(archive: zipfile.ZipFile, runs_folder: Path) -> tuple[dict[str, Any], dict[str, Any], TrainConfig]:
-    """Manifest, row and config; raises ArchiveError before anything is made of it."""
+class _Found(NamedTuple):
+    """What an archive says of the run, once all of it is known to be good."""
+
+    name: str
+    status: str
+    kept: dict[str, Any]  # of its row
+    config: TrainConfig
+    counts: dict[str, Any]  # rows of each table
+
+
+def _checked(archive: zipfile.ZipFile, runs_folder: Path) -> _Found:
+    """Raises ArchiveError before anything is made of it."""
     entries = archive.infolist()
     _refuse_dangers(entries, shutil.disk_usage(runs_folder).free)
     names = {entry.filename for entry in entries}
@@ -183,15 +207,28 @@ def _checked(archive: zipfile.ZipFile, runs_folder: Path) -> tuple[dict[str, Any
     manifest, row = (_json(archive, name) for name in ("manifest.json", "run.json"))
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise ArchiveError(
-            f"It is of format {manifest.get('format')!r}, version {manifest.get('version')!r}, and this BGPO Studio"
-            f" reads {FORMAT!r}, version {VERSION}; export the run again with this one, or update this one."
+            f"It is of format {manifest.get('format')!r:.60}, version {manifest.get('version')!r:.60}, and this BGPO"
+            f" Studio reads {FORMAT!r}, version {VERSION}; export the run again with this one, or update this one."
         )
     if not isinstance(row.get("name"), str) or not isinstance(manifest.get("rows"), dict):
         raise ArchiveError("It is no archive of a run: the manifest or the run's row is not as it should be.")
+    if row.get("status") not in STATUSES:
+        raise ArchiveError(f"Its run.json says status = {row.get('status')!r:.60}, which is none of a run's; export the"
+                           " run again.")
+    config = _config(archive)
     try:
-        return manifest, row, TrainConfig.from_json(archive.read("config.json").decode("utf-8", "replace"))
+        kept = kept_of(row)
+    except ValueError as error:
+        raise ArchiveError(f"Its run.json cannot be used: {error}; export the run again.") from error
+    name = plain_line(row["name"])[:NAME_LIMIT] or default_name(config)
+    return _Found(name, row["status"] if row["status"] in ENDED else "stopped", kept, config, manifest["rows"])
+
+
+def _config(archive: zipfile.ZipFile) -> TrainConfig:
+    try:
+        return TrainConfig.from_json(_small(archive, "config.json").decode("utf-8", "replace"))
     except ConfigError as error:
-        raise ArchiveError(f"Its config cannot run here: {error}") from error
+        raise ArchiveError(f"Its config cannot run here: {plain_line(str(error))}") from error
 
 
 def _refuse_dangers(entries: list[zipfile.ZipInfo], free: float) -> None:
@@ -203,6 +240,8 @@ def _refuse_dangers(entries: list[zipfile.ZipInfo], free: float) -> None:
             raise ArchiveError(
                 f"It holds {name[:80]!r}, which has no place in the archive of a run; nothing was unpacked."
             )
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others ask for any memory
+            raise ArchiveError(f"{name} is packed in a way that no archive of a run is; nothing was unpacked.")
         if entry.file_size > 2**20 and entry.file_size > _RATIO * max(1, entry.compress_size):
             raise ArchiveError(f"{name} would grow {_RATIO} times or more when unpacked; nothing was unpacked.")
     total = sum(entry.file_size for entry in entries)
@@ -214,10 +253,24 @@ def _refuse_dangers(entries: list[zipfile.ZipInfo], free: float) -> None:
         )
 
 
+def _fill(archive: zipfile.ZipFile, db: Database, run: Run, found: _Found) -> None:
+    """All of the archive into the new run."""
+    complete_import(db, run.id, "failed", {"reason": _HALF})  # until it is not
+    Path(run.folder, "config.json").write_text(found.config.to_json())
+    _read_files(archive, Path(run.folder))
+    counts = _read_tables(archive, db, run)
+    if counts != found.counts:
+        raise ArchiveError(f"It holds {counts} rows, and its manifest says {found.counts!r:.300}; it is damaged, export"
+                           " the run again.")
+    complete_import(db, run.id, found.status, found.kept)
+
+
 def _read_files(archive: zipfile.ZipFile, folder: Path) -> None:
+    # even where there is no code: it says that no file in this folder may be run, see `own_file.check_origin`
+    (folder / IMPORTED_CODE).mkdir()
     for entry in archive.infolist():
         if entry.filename.startswith(("code/", "checkpoints/", f"{BASE_FOLDER}/")) or entry.filename == runner.LOG:
-            target = folder / re.sub("^code/", f"{_CODE}/", entry.filename)
+            target = folder / re.sub(f"^{KEPT_CODE}/", f"{IMPORTED_CODE}/", entry.filename)
             target.parent.mkdir(parents=True, exist_ok=True)
             # `open` checks the sum, and gives no more than the size that was looked at
             with archive.open(entry) as source, target.open("xb") as file:
@@ -238,25 +291,42 @@ def _read_tables(archive: zipfile.ZipFile, db: Database, run: Run) -> dict[str, 
 
 
 def _read_rows(archive: zipfile.ZipFile, name: str, kind: type, write: Callable[[list[Any]], object]) -> int:
-    names = kind._fields if hasattr(kind, "_fields") else [field.name for field in fields(kind)]
-    count, batch = 0, []
-    try:
-        with archive.open(f"{name}.jsonl") as file:
-            while line := file.readline(LARGEST_ROW):
-                values = json.loads(line)
-                batch.append(kind(**{field: values[field] for field in names if field in values}))
-                count += 1
-                if len(batch) == _BATCH:
-                    write(batch)
-                    batch = []
-        if batch:
+    count = 0
+    for batch in _batches(archive, name, kind):
+        try:
             write(batch)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, StorageError, StatementError) as error:
-        if isinstance(error, ArchiveError):
+        except ArchiveError:
             raise
-        what = type(getattr(error, "orig", None) or error).__name__
-        raise ArchiveError(f"Row {count} of {name}, or one before it, cannot be read ({what}).") from error
+        except (ValueError, TypeError, OutOfRange, StatementError) as error:
+            what = plain_line(str(getattr(error, "orig", None) or error))
+            raise ArchiveError(
+                f"One of the rows {count + 1} to {count + len(batch)} of {name} cannot be kept ({what:.200})."
+            ) from error
+        count += len(batch)
     return count
+
+
+def _batches(archive: zipfile.ZipFile, name: str, kind: type) -> Iterator[list[Any]]:
+    """The rows of a table, so many at once as fit in little memory. Raises ArchiveError for one that is none."""
+    batch, size = [], 0
+    with archive.open(f"{name}.jsonl") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST_ROW + 1), b""), 1):
+            batch.append(_row(kind, line, f"Row {number} of {name}"))
+            size += len(line)
+            if len(batch) == _BATCH or size >= _BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _row(kind: type, line: bytes, which: str) -> Any:
+    if len(line) > LARGEST_ROW:
+        raise ArchiveError(f"{which} is longer than {LARGEST_ROW / 2**20:g} MiB, which no row of a run is.")
+    try:
+        return row_of(kind, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{which} cannot be read: {plain_line(str(error))}; export the run again.") from error
 
 
 def _add_checkpoints(db: Database, run: Run, rows: list[Checkpoint]) -> None:
@@ -270,6 +340,13 @@ def _add_checkpoints(db: Database, run: Run, rows: list[Checkpoint]) -> None:
 
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     with contextlib.suppress(ValueError, RecursionError):
-        if archive.getinfo(name).file_size < 2**20 and isinstance(value := json.loads(archive.read(name)), dict):
+        if isinstance(value := json.loads(_small(archive, name)), dict):
             return value
     raise ArchiveError(f"{name} cannot be read; it is no archive of a run, or a damaged one.")
+
+
+def _small(archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > _LARGEST_JSON:
+        raise ArchiveError(f"{name} has {size} bytes, and {_LARGEST_JSON} are allowed; it is no archive of a run.")
+    return archive.read(name)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,8 @@ from bgpo.tasks.data import Row, Tables
 from bgpo.tasks.listed import ListedTask
 
 FUNCTIONS = ("problems", "prompt", "reward")
+# in a run's folder: its copies of the files that its config names, and code that came with the archive of a run
+KEPT_CODE, IMPORTED_CODE = "code", "imported_code"
 _TABLES = {"train": "train", "validation": "validation", "held_out": "test"}
 
 
@@ -97,11 +100,28 @@ class OwnFile(ListedTask):
             raise TaskError(f"{function}(...) in task_file failed: {type(error).__name__}: {error}.") from error
 
 
+def check_origin(knob: str, given: str) -> None:
+    """Raises TaskError for a file that came with the archive of a run.
+
+    Whoever wrote the archive wrote the config, too, which may so name a file of the archive: not only code, since
+    what a checkpoint's file says can be Python. What a run has copied has passed this.
+    """
+    path = Path(os.path.realpath(os.path.expanduser(given)))
+    for folder in path.parents:  # not by name: a disk may take IMPORTED_CODE in other letters for the same
+        imported = os.path.isdir(folder / IMPORTED_CODE) and os.path.isfile(folder / "config.json")
+        if imported and not path.is_relative_to(folder / KEPT_CODE):
+            raise TaskError(
+                f"{knob} = {given} came with an imported run, so it is not run; read it, copy it to a folder of your "
+                "own and name the copy."
+            )
+
+
 def load(task_file: str) -> ModuleType:
     """Runs the file and checks that it has its three functions. Raises TaskError."""
-    path = Path(task_file).expanduser()
+    path = Path(os.path.expanduser(task_file))
     if not task_file or not path.is_file():
         raise TaskError(f"task_file = {task_file or 'nothing'} is no file; give the path of a Python file.")
+    check_origin("task_file", task_file)
     spec = importlib.util.spec_from_file_location("bgpo_task_file", path)
     if spec is None:
         raise TaskError(f"task_file = {task_file} does not end in .py; rename the file.")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from bgpo.algorithm.knobs import CUSTOM
 from bgpo.algorithm.objectives import OBJECTIVES, Objective
 from bgpo.config import TrainConfig
 from bgpo.tasks import own_file
-from bgpo.tasks.base import Problem, Reward, Task
+from bgpo.tasks.base import Problem, Reward, Task, TaskError
 from bgpo.tasks.registry import open_task
 
 if TYPE_CHECKING:  # a form checks the files without loading torch
@@ -49,14 +50,14 @@ def keep_copies(config: TrainConfig, folder: Path) -> None:
     """Copies the files that the config names into the run's folder, unless an earlier start has.
 
     Raises:
-        PluginError: when a file is missing or defines no such function.
+        PluginError: when a file is missing, defines no such function or came with an imported run.
     """
     for knob in _FUNCTIONS:
         given, kept = getattr(config, knob), _kept(folder, knob)
         if given and not kept.exists():
             check_file(knob, given)
             kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(given).expanduser(), kept)
+            shutil.copyfile(os.path.expanduser(given), kept)
 
 
 def file_problems(config: TrainConfig) -> dict[str, str]:
@@ -72,9 +73,12 @@ def file_problems(config: TrainConfig) -> dict[str, str]:
 
 
 def check_file(knob: str, given: str) -> None:
-    """Reads a file without running it; raises PluginError when it does not define its function."""
+    """Reads a file without running it; raises PluginError when it is not one to be run."""
     try:
-        tree = ast.parse(Path(given).expanduser().read_text(encoding="utf-8"))
+        own_file.check_origin(knob, given)
+        tree = ast.parse(Path(os.path.expanduser(given)).read_text(encoding="utf-8"))
+    except TaskError as error:
+        raise PluginError(str(error)) from error
     except OSError as error:
         why = error.strerror or error
         raise PluginError(f"{knob} = {given} cannot be read ({why}); give the path of a Python file.") from error
@@ -144,7 +148,7 @@ def judge_of(config: TrainConfig, folder: Path) -> Callable[[Problem, str], Rewa
 
 
 def _kept(folder: Path, knob: str) -> Path:
-    return folder / "code" / f"{knob.removesuffix('_file')}.py"
+    return folder / own_file.KEPT_CODE / f"{knob.removesuffix('_file')}.py"
 
 
 def _load(knob: str, path: Path) -> ModuleType:

@@ -41,6 +41,22 @@ def test_a_file_of_one_s_own_cannot_end_the_app(client, tmp_path):
     assert answer.status_code == 422 and "exit status 3" in answer.json()["error"]
 
 
+@pytest.mark.parametrize("name", ["imported_code/own.py", "checkpoints/step-000001/own.py"])
+def test_a_file_that_came_with_an_imported_run_is_not_run(client, services, tmp_path, name):
+    file = services.runs_folder / "7" / name
+    for made in (file.parent, services.runs_folder / "7" / "imported_code"):
+        made.mkdir(parents=True, exist_ok=True)
+    (services.runs_folder / "7" / "config.json").write_text("{}")
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + OWN)
+    (tmp_path / "link.py").symlink_to(file)
+    for given in (file, tmp_path / "link.py"):
+        knobs = {"task": "own_file", "task_file": str(given)}
+        for path, more in (("preview", {}), ("grade", {"index": 0, "text": ""})):
+            answer = client.post(f"/api/task/{path}", json={"knobs": knobs} | more)
+            assert answer.status_code == 422 and "came with an imported run" in answer.json()["error"]
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_file_that_never_ends_is_ended(tmp_path):
     (tmp_path / "own.py").write_text("while True: pass\n")
     config = TrainConfig().model_copy(update={"task": "own_file", "task_file": str(tmp_path / "own.py")})
