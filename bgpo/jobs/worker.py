@@ -90,6 +90,18 @@ def main(argv: list[str] | None = None) -> int:
             db.close()
             if lock:
                 lock.close()
+            _let_output_go()
+
+
+def _let_output_go() -> None:
+    """Drops what a full disk does not take of the log: Python would try it again at exit, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 class StopSignals:

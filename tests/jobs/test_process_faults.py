@@ -223,11 +223,13 @@ from pathlib import Path
 import psutil
 from bgpo.jobs import control, logs, runner
 from bgpo.jobs.archive import export_run
+from bgpo.jobs.retention import LEAST_FREE_GB
 from bgpo.jobs.settling import settle
 from storage.checkpoints import checkpoints_of
 from storage.database import open_database, sqlite_url
 from storage.metrics import points_after
 from storage.runs import get_run, transition
+from storage.settings import set_setting
 from tests.jobs.conftest import QUICK
 from tests.waiting import wait_until
 
@@ -291,6 +293,7 @@ def test_a_full_disk_under_the_database_stops_no_run_and_loses_no_step(data):
 CHECKPOINT = """
 from bgpo.models.checkpoints import newest, verify
 db = open_database(sqlite_url(disk / "bgpo.db"))
+set_setting(db, LEAST_FREE_GB, "-1")  # or a slow machine pauses the run before the disk is full
 values = dict(train_steps=44, eval_every=40, warmup_steps=40)
 run = control.submit(db, QUICK.with_values(**values), disk / "runs")
 claimed(db, run)

@@ -375,6 +375,15 @@ def test_two_processes_never_work_on_one_run(db, row, capsys, monkeypatch):
     assert get_run(db, run.id).status == "stopped"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("leave, code", [("pass", 120), ("worker._let_output_go()", 1)])
+def test_a_log_that_cannot_be_written_changes_no_exit_code(leave, code):
+    """120 is Python's own, where it cannot write at exit what was printed before."""
+    program = f"import sys; from bgpo.jobs import worker; print('the last line'); {leave}; sys.exit(1)"
+    with open("/dev/full", "w") as full:
+        assert subprocess.run([sys.executable, "-c", program], stdout=full, check=False).returncode == code
+
+
 def test_help_and_wrong_flags_need_no_torch():
     code = (
         "import sys; from bgpo.jobs.worker import main\n"
