@@ -82,7 +82,10 @@ def test_a_text_that_is_none_or_too_long_gets_one_sentence(knob, wrong):
 
 def test_what_rollouts_may_not_do_evaluation_may():
     """An adaptive schedule needs no division of steps; a config that trains nothing may approximate."""
-    TrainConfig(schedule="threshold", remasking="max_prob", denoising_steps=5, completion_length=8, block_length=4)
+    adaptive = dict(schedule="threshold", remasking="max_prob", denoising_steps=5, completion_length=8, block_length=4)
+    TrainConfig(**adaptive, eval_schedule="threshold")
+    TrainConfig(**adaptive, eval_tokens_per_pass=1)
+    assert "denoising_steps" in sentence(adaptive)  # held-out checks fill a fixed number a step
     TrainConfig(eval_cache="dual", eval_cfg_scale=1.5, eval_remasking="low_confidence", eval_lengths="8,16")
 
 

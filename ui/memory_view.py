@@ -39,14 +39,16 @@ class Lines:
     Attributes:
         base: MB of one draw of a chunk; shared: draws that share a pass.
         source: what `base` was read off: "probe", "run", or "estimate" before the first step; else "".
+        own: as `base`, for BGPO where it was measured; the plain objective holds a little more for one draw.
     """
 
     base: float
     shared: int
     source: str
+    own: float | None = None
 
     def bgpo(self, draws: int) -> float:
-        return self.base * min(draws, self.shared)
+        return (self.base if self.own is None else self.own) * min(draws, self.shared)
 
     def plain(self, draws: int) -> float:
         return self.base * draws
@@ -71,7 +73,10 @@ def lines_of(
     if 1 in probed.get("elbo", {}):
         one = probed["elbo"][1]
         flat = [value for draws, value in probed.get("bgpo", {}).items() if draws > 1]
-        return Lines(one, max(shared, round(max(flat) / one)) if flat and one else shared, "probe")
+        if not flat or not one:
+            return Lines(one, shared, "probe")
+        shared = max(shared, round(max(flat) / one))
+        return Lines(one, shared, "probe", max(flat) / shared)
     if not peak:
         one = config.with_values(job="train", objective="bgpo", mc_samples=1)
         expected = estimate(one, room, int(pass_tokens))
@@ -96,8 +101,9 @@ def memory_of(services: Services, run_id: int) -> dict[str, Any]:
     objective = OBJECTIVES.get(config.objective)
     return {
         "id": run.id, "objective": config.objective, "draws": config.mc_samples, "peak": peak,
-        "retained": objective is not None and objective.retained, "base": lines.base, "shared": lines.shared,
-        "source": lines.source, "rest": max(0.0, used - (peak or 0)) if used else 0.0,
+        "retained": objective is not None and objective.retained,
+        "base": lines.base, "own": lines.own, "shared": lines.shared, "source": lines.source,
+        "rest": max(0.0, used - (peak or 0)) if used else 0.0,
         "room": {"name": room.name, "kind": room.kind, "mb": room.total / MB},
         "probe": probe_words(probe, probed) if probe else None,
         "estimate": beside_measured(config, int(now.get(PASS_TOKENS) or 0), peak, used),

@@ -152,10 +152,10 @@ class NewRunPage:
             problems[error.field] = str(error)
         queue = read_queue(self.services.db, runs, slots, nvidia_gpus(), now)
 
-        def starts(config: TrainConfig) -> str:
+        def starts(config: TrainConfig) -> tuple[str, TrainConfig]:
             begin = origin(self.services.db, config)
             waits = {} if begin.waits_for is None else {"after_id": begin.waits_for}
-            return start_words(config, waits | place, queue)
+            return start_words(config, waits | place, queue), begin.config
 
         return review(
             values, preset, self.services.database_url, starts, refused=refused, group=group, problems=problems, **more,

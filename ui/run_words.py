@@ -95,7 +95,10 @@ def onward_query(config: TrainConfig, run_id: int, step: int) -> dict[str, str]:
     changed = differences(PRESETS[named].config(), config)
     kept = {name: str(value) for name, (_, value) in changed.items()
             if KNOBS[name].group in ("Task", "Rollouts") and name != "job"}
-    return {"preset": named, **kept, "start_from": f"run:{run_id}@{step}"}
+    left = {"model_path": ""} if PRESETS[named].config().model_path else {}
+    if "model" in changed:
+        kept["model"] = config.model
+    return {"preset": named, **kept, **left, "start_from": f"run:{run_id}@{step}"}
 
 
 def value_words(value: Any) -> str:

@@ -10,8 +10,13 @@ if TYPE_CHECKING:  # forms list ADVANTAGES without loading torch
 
 
 def mean(rewards: Tensor) -> Tensor:
-    """A = r - mean(r) over the group, the baseline of d1 and SPG."""
-    return rewards - rewards.mean(-1, keepdim=True)
+    """A = r - mean(r) over the group, the baseline of d1 and SPG; exactly 0 where all rewards are equal.
+
+    The mean of equal rewards such as 0.1 is not one of them in float32. Divided by their spread, the rest would be a
+    signal, and Adam takes steps of full size whatever its size.
+    """
+    equal = rewards.amax(-1, keepdim=True) == rewards.amin(-1, keepdim=True)
+    return (rewards - rewards.mean(-1, keepdim=True)).masked_fill(equal, 0.0)
 
 
 def std(rewards: Tensor) -> Tensor:

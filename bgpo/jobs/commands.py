@@ -26,7 +26,7 @@ from bgpo.jobs.command import (
 )
 from bgpo.jobs.control import ControlError
 from bgpo.jobs.ends import one_line
-from bgpo.jobs.lineage import origin_now, reference
+from bgpo.jobs.lineage import going_on, origin_now, reference
 from bgpo.jobs.times import parse_time, time_words
 from storage.database import Database, StorageError, open_database, sqlite_url
 from storage.queue import queued_runs
@@ -91,8 +91,8 @@ def _fork(db: Database, given: argparse.Namespace) -> int:
         raise Refused("A fork has the config of its run; leave out --preset and name the knobs that differ.")
     run_id, _, step = given.run.partition("@")
     parent = get_run(db, _id(run_id))
-    config = TrainConfig.from_json(parent.config_json).with_values(**given_knobs(given))
-    return _submit(db, config.with_values(start_from=reference(parent.id, step or "newest")), given)
+    config = TrainConfig.from_json(parent.config_json)
+    return _submit(db, going_on(config, reference(parent.id, step or "newest"), **given_knobs(given)), given)
 
 
 def _evaluate(db: Database, given: argparse.Namespace) -> int:
@@ -105,6 +105,8 @@ def _evaluate(db: Database, given: argparse.Namespace) -> int:
 
 def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int:
     runs_folder = data_folder(given.data_dir, db) / "runs"
+    if given.evaluate:
+        control.measuring(config, 1, "best")  # says what is wrong before anything is queued
     place = {"priority": queueing.PRIORITIES[given.priority], "after_id": given.after, "start_at": _time(given.at)}
     if given.sweep:
         if given.here:

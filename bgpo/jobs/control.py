@@ -13,7 +13,7 @@ from typing import Any
 from bgpo.config import ConfigError, TrainConfig
 from bgpo.jobs import runner
 from bgpo.jobs.ends import OUT_OF_MEMORY, smaller_budget
-from bgpo.jobs.lineage import origin, reference
+from bgpo.jobs.lineage import going_on, origin, reference
 from bgpo.jobs.retention import starts
 from bgpo.jobs.times import plannable
 from storage.database import Database, StorageError
@@ -77,8 +77,12 @@ def evaluate(db: Database, id: int, runs_folder: Path, which: str = "") -> Run:
     if config.job not in MAKES_CHECKPOINTS:
         raise ControlError(f"Run {id} leaves no checkpoint to evaluate: its job is {config.job}.")
     which = which or ("best" if config.job == "train" else "newest")
-    measured = config.with_values(job="evaluate", start_from=reference(id, which))
-    return submit(db, measured, runs_folder, one_line_name(f"evaluate {run.name}"[:NAME_LIMIT]))
+    return submit(db, measuring(config, id, which), runs_folder, one_line_name(f"evaluate {run.name}"[:NAME_LIMIT]))
+
+
+def measuring(config: TrainConfig, id: int, which: str) -> TrainConfig:
+    """The config of an evaluation of a run's checkpoint; raises ConfigError where there is none."""
+    return going_on(config, reference(id, which), job="evaluate")
 
 
 def one_line_name(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from bgpo.config import ConfigError, TrainConfig
 from storage.checkpoints import Checkpoint, checkpoints_of
@@ -63,6 +64,15 @@ def origin_now(db: Database, config: TrainConfig) -> Origin:
             f"its steps: run:{other}@STEP."
         )
     return begin
+
+
+def going_on(config: TrainConfig, start_from: str, **knobs: Any) -> TrainConfig:
+    """The config of a run that goes on from a checkpoint of one with this config; `knobs` differ. Raises ConfigError.
+
+    What the first one read its weights from and, unless it is fine-tuned further, its examples are left behind.
+    """
+    left = {"model_path": ""} | ({} if knobs.get("job", config.job) == "finetune" else {"examples": ""})
+    return config.with_values(**left | knobs | {"start_from": start_from})
 
 
 def reference(run_id: int, step: int | str) -> str:

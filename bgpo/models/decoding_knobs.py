@@ -25,6 +25,8 @@ class SamplerKnobs(Protocol):
     cache: str
     cfg_scale: float
     eval_cache: str
+    eval_schedule: str
+    eval_tokens_per_pass: float
     eval_lengths: str
 
 
@@ -46,7 +48,8 @@ def _step_contradictions(c: SamplerKnobs) -> dict[str, str]:
             f"completion_length = {length} does not divide into blocks of block_length = {block}; set block_length to "
             f"a divisor of {length}, such as {_divisor(length, block)}, or completion_length to a multiple of {block}."
         )}
-    if c.schedule not in FIXED_SCHEDULES:
+    evaluated = c.eval_schedule in FIXED_SCHEDULES and not c.eval_tokens_per_pass  # in as many steps
+    if c.schedule not in FIXED_SCHEDULES and not evaluated:
         return {}
     blocks = length // block
     if steps % blocks:

@@ -222,7 +222,9 @@ def play_tests(orders, receive, send):
         if "error" in answer:
             kind, words = answer["error"]
             known = getattr(builtins, str(kind), None)
+            # a StopIteration would end the loop of a test that calls the function in one, and so pass it
             fits = isinstance(known, type) and issubclass(known, Exception)
+            fits = fits and not issubclass(known, (StopIteration, StopAsyncIteration))
             raise (known if fits else RuntimeError)(f"{_CALL_FAILED}{kind}: {words}")
         return from_message(answer["value"], lambda number, kind: Thing(ask, {"object": int(number)}, str(kind)[:60]))
 

@@ -51,7 +51,7 @@ Solve this puzzle: """
 
 
 class Sudoku(ListedTask):
-    """The share of the empty cells that are right; 1 only for the whole grid. espo shows one worked example."""
+    """The share of the empty cells that are right, as in d1; the whole grid solves it. espo shows a worked example."""
 
     name = "sudoku"
     title = "Sudoku, 4x4 (planning)"

@@ -186,7 +186,8 @@ class Updater:
                 "Lower learning_rate, or resume from an earlier checkpoint."
             )
         metrics = {"grad/norm": norm} | noise_metrics(self.optimizer)
-        self.optimizer.step()
+        if norm:  # else momentum and weight decay would move the weights, and only where zeros were computed
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # rollouts need the room
         return metrics
 

@@ -19,6 +19,13 @@ def test_std_has_unit_spread_and_survives_equal_rewards():
     assert (got[1] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["mean", "std", "leave_one_out"])
+@pytest.mark.parametrize("reward", [0.1, 0.3, 1 / 3, 0.7, -0.1, 1e4 + 0.1])
+def test_equal_rewards_are_no_signal_whatever_their_mean_is_rounded_to(name, reward):
+    for group in (2, 3, 6, 7, 8, 12):
+        assert not ADVANTAGES[name](torch.full((4, group), reward)).any()
+
+
 def test_leave_one_out_compares_with_the_others():
     # the first of group 3: 1 - mean(0, 0, 0); the second: 0 - mean(1, 0, 0)
     torch.testing.assert_close(ADVANTAGES["leave_one_out"](REWARDS)[2], torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3]))

@@ -14,6 +14,7 @@ from bgpo.config import TrainConfig
 from bgpo.jobs.command import flag
 from bgpo.jobs.commands import main
 from bgpo.jobs.scheduler import Scheduler
+from bgpo.presets import PRESETS
 from storage import queue
 from storage.checkpoints import add_checkpoint
 from storage.queue import queued_runs
@@ -159,8 +160,23 @@ def test_evaluate_waits_for_a_run_that_goes_on_and_measures_one_that_has_ended(d
     assert jobs("evaluate", 99)[0] == 3
 
 
-def test_start_with_its_evaluation_is_one_command(db, jobs):
-    run, evaluation = answer(jobs("start", "--preset", "adder", "--evaluate", "--json"))
+@pytest.mark.parametrize("preset", ["llada_gsm8k", "finetune_adder"])
+def test_what_goes_on_from_a_run_leaves_behind_what_that_began_with(db, jobs, row, preset):
+    config = PRESETS[preset].config()
+    run = row("finished", config.to_json())
+    add_checkpoint(db, run.id, 5, "evaluation", "/runs/step-5", 0.5)
+    for command, job in (("evaluate", "evaluate"), ("fork", config.job)):
+        made = answer(jobs(command, f"{run.id}@5", "--json"))[0]["config"]
+        assert (made["job"], made["start_from"], made["model_path"]) == (job, "/runs/step-5", "")
+        assert made["examples"] == (config.examples if job == "finetune" else "")
+        assert (made["model"], made["task"]) == (config.model, config.task)
+    onward = answer(jobs("fork", f"{run.id}@5", "--job", "train", "--json"))[0]["config"]
+    assert (onward["job"], onward["examples"]) == ("train", "")
+
+
+@pytest.mark.parametrize("preset", ["adder", "llada_gsm8k"])
+def test_start_with_its_evaluation_is_one_command(db, jobs, preset):
+    run, evaluation = answer(jobs("start", "--preset", preset, "--evaluate", "--json"))
     assert (evaluation["after_id"], evaluation["name"]) == (run["id"], f"evaluate {run['name']}")
 
 

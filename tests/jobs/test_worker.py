@@ -381,7 +381,10 @@ def test_a_log_that_cannot_be_written_changes_no_exit_code(leave, code):
     """120 is Python's own, where it cannot write at exit what was printed before."""
     program = f"import sys; from bgpo.jobs import worker; print('the last line'); {leave}; sys.exit(1)"
     with open("/dev/full", "w") as full:
-        assert subprocess.run([sys.executable, "-c", program], stdout=full, check=False).returncode == code
+        left = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, check=False, env=os.environ | {"PYTHONUNBUFFERED": ""}
+        )
+    assert left.returncode == code
 
 
 def test_help_and_wrong_flags_need_no_torch():

@@ -90,6 +90,14 @@ def test_tests_may_use_classes_closures_exceptions_and_iterators_of_the_program(
     assert all(v.passed for v in judged(sandbox, program, *tests, names=("Node", "f", "g")))
 
 
+def test_a_call_that_raises_stop_iteration_passes_no_loop_of_a_test(sandbox):
+    """A test that calls in a loop would come to its end before it has compared anything."""
+    test = "for got, wanted in zip(map(f, [1, 5]), [2, 6]): assert got == wanted"
+    for error in ("StopIteration", "StopAsyncIteration"):
+        (verdict,) = judged(sandbox, f"def f(x): raise {error}", test)
+        assert not verdict.passed and error in verdict.why
+
+
 # ---- fooling the grader --------------------------------------------------------------------------------------------
 
 CHEATS = {

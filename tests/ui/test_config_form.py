@@ -146,35 +146,42 @@ def test_plan_multiplies_the_figures_out():
     assert "random weights" in config_form.plan_words(TrainConfig(warmup_steps=0))[0]
 
 
+def at_once(config):
+    return "Starts now", config
+
+
 def test_review_shows_differences_and_the_command():
     values = adder().model_dump() | {"mc_samples": 16}
-    card = review(values, "adder", "sqlite:////tmp/a b/runs.db", lambda config: f"Starts with {config.mc_samples}")
+    def starts(config):
+        return f"Starts with {config.mc_samples}", config
+
+    card = review(values, "adder", "sqlite:////tmp/a b/runs.db", starts)
     assert card["changes"] == [["mc_samples", "4", "16"]] and card["problems"] == {}
     assert "--mc-samples 16" in card["command"] and "'sqlite:////tmp/a b/runs.db'" in card["command"]
     assert card["starts"] == "Starts with 16"
 
 
 def test_review_of_a_contradiction_names_both_knobs():
-    card = review(adder().model_dump() | {"block_length": 3}, "adder", "sqlite:///runs.db", str)
+    card = review(adder().model_dump() | {"block_length": 3}, "adder", "sqlite:///runs.db", at_once)
     sentence = card["problems"]["block_length"]
     assert "block_length = 3" in sentence and "completion_length = 8" in sentence
     assert "command" not in card
 
 
 def test_review_never_shows_a_password():
-    card = review(adder().model_dump(), "adder", "postgresql://me:hunter2@host/db", str)
+    card = review(adder().model_dump(), "adder", "postgresql://me:hunter2@host/db", at_once)
     assert "hunter2" not in str(card)
 
 
 def test_review_of_fine_tuning_says_what_it_learns_from():
-    card = review(PRESETS["finetune_adder"].config().model_dump(), "finetune_adder", "sqlite:///runs.db", str)
+    card = review(PRESETS["finetune_adder"].config().model_dump(), "finetune_adder", "sqlite:///runs.db", at_once)
     assert card["problems"] == {} and "32 examples from examples/adder.jsonl" in card["plan"][1]
 
 
 def test_review_of_a_file_without_examples_names_the_line(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1", "answer": "2"}\n{"prompt": "1+1"}\n')
     values = PRESETS["finetune_adder"].config().model_dump() | {"examples": str(tmp_path / "rows.jsonl")}
-    assert "line 2" in review(values, "finetune_adder", "sqlite:///runs.db", str)["problems"]["examples"]
+    assert "line 2" in review(values, "finetune_adder", "sqlite:///runs.db", at_once)["problems"]["examples"]
 
 
 def test_the_address_that_goes_on_from_a_checkpoint_fills_the_form():

@@ -30,8 +30,9 @@ def test_the_lines_follow_from_the_runs_own_peak(objective, base):
 
 
 def test_a_measurement_counts_more_than_the_peak():
-    lines = lines_of(ADDER, 999, WIDTH, {"elbo": {1: 30.0, 4: 120.0}, "bgpo": {1: 30.0, 4: 60.0, 16: 60.0}}, ROOM)
+    lines = lines_of(ADDER, 999, WIDTH, {"elbo": {1: 30.0, 4: 120.0}, "bgpo": {1: 25.0, 4: 50.0, 16: 50.0}}, ROOM)
     assert (lines.base, lines.shared, lines.source) == (30, 2, "probe")
+    assert (lines.bgpo(16), lines.plain(16)) == (50, 480)  # each as it was measured
 
 
 def test_before_the_first_step_the_launch_forms_estimate_serves():

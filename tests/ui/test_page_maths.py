@@ -155,6 +155,7 @@ def test_memory_in_words(call):
     assert call("memory_words", "mostPlain", facts) == 160
     assert "does not fit the 17 GB of GPU X; it would end at 160 draws" in call("memory_words", "sentence", facts, 256)
     assert "32 times as much as BGPO's 200 MB" in call("memory_words", "sentence", facts, 64)
+    assert call("memory_words", "bgpo", facts | {"own": 80}, 64) == 160
     assert "Nothing is measured yet" in call("memory_words", "sentence", facts | {"base": 0}, 4)
 
 

@@ -130,7 +130,7 @@ export class Chart {
     const words = this.unit ? `running time, ${this.unit.name}` : this.spec.axis !== "step" || view.axis === "step" ? this.spec.axis : view.axis === "tokens" ? "tokens written by rollouts" : "compute, tokens forwarded";
     return {
       ...layout, dragmode: "zoom", hovermode: "x unified",
-      xaxis: { ...axis, ...this.range(curves), showgrid: false, zeroline: false, rangemode: "normal", title: { text: words, font: { size: 11, color: soft }, standoff: 6 },
+      xaxis: { ...axis, ...this.range(curves), tickangle: 0, showgrid: false, zeroline: false, rangemode: "normal", title: { text: words, font: { size: 11, color: soft }, standoff: 6 },
         hoverformat: this.unit ? ".1f" : view.axis === "step" || this.spec.axis !== "step" ? "d" : ".3~s", tickformat: AXES[view.axis].metric && this.spec.axis === "step" ? "~s" : "" },
       yaxis: { ...axis, ...this.valueRange(curves), tickformat: view.isLog(this.spec.id) ? "" : { share: ".0%", tokens: "~s" }[this.spec.unit] ?? "" },
       yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false },
@@ -159,7 +159,8 @@ export class Chart {
     const none = { shapes: [], annotations: [] };
     const wanted = curves.find((curve) => curve.series.metric === this.spec.reference);
     const level = wanted && live.series(wanted.run.id, this.spec.reference)?.value[0];
-    if (level === null || level === undefined) return none;
+    // among several runs it would be taken for all of theirs
+    if (level === null || level === undefined || new Set(curves.map((curve) => curve.run.id)).size > 1) return none;
     const soft = this.token("text-soft"), y = view.isLog(this.spec.id) ? Math.log10(level) : level;
     if (!Number.isFinite(y)) return none;
     return {

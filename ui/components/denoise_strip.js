@@ -41,7 +41,7 @@ export class Strip {
     setText(this.masks, ready ? `${masks} masked` : "");
     setText(this.commits, ready ? `${commits} filled at this step` : "");
     const written = ready ? trace.written(shown) : 0;
-    setText(this.passes, written > 0 && shown > 0 ? `${plural(Number((shown / written).toFixed(2)), "pass", "passes")} per token so far` : "");
+    setText(this.passes, written > 0 && shown > 0 ? `${plural(Number((shown / written).toFixed(2)), "pass", "passes")} per position so far` : "");
   }
 
   plotSteps(trace) {

@@ -8,7 +8,9 @@ import { openArea } from "./live.js";
 export async function openFork(run, which = "newest", changes = {}) {
   const { fork } = await get(`/api/runs/${run.id}`);
   const query = new URLSearchParams(fork);
-  for (const [name, value] of Object.entries({ ...changes, start_from: `run:${run.id}@${which}` })) query.set(name, value);
+  // what the run read its weights from and, unless it is fine-tuned further, its examples are left behind
+  const left = { model_path: "", ...((changes.job || query.get("job")) === "finetune" ? {} : { examples: "" }) };
+  for (const [name, value] of Object.entries({ ...left, ...changes, start_from: `run:${run.id}@${which}` })) query.set(name, value);
   openForm(query);
 }
 

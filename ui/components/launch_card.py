@@ -48,14 +48,14 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 
 
 def review(
-    values: Mapping[str, Any], preset: str, database_url: str, starts: Callable[[TrainConfig], str],
+    values: Mapping[str, Any], preset: str, database_url: str, starts: Callable[[TrainConfig], tuple[str, TrainConfig]],
     notes: Sequence[str] = (), refused: str = "", group: Sequence[str] = (), problems: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
     Args:
-        starts: the line that says when it begins, and on what; raises ConfigError for what only the app can judge,
-            such as whether a run has a checkpoint.
+        starts: the line that says when it begins, and on what, and the config with the folder of the checkpoint that it
+            starts from; raises ConfigError for what only the app can judge, such as whether a run has a checkpoint.
         notes: sentences on what an address asked for in vain.
         refused: why the last press of Start came to nothing.
         group: sentences on how long it takes, and the sweep that it is.
@@ -70,15 +70,15 @@ def review(
     }
     try:
         config = config_form.read(values)
-        begins = starts(config)
+        begins, settled = starts(config)
     except ConfigError as error:
         return shown | {"problems": error.problems | shown["problems"]}
     if shown["problems"]:
         return shown
-    return shown | {"starts": begins} | _plan(config, preset, database_url)
+    return shown | {"starts": begins} | _plan(config, settled, preset, database_url)
 
 
-def _plan(config: TrainConfig, preset: str, database_url: str) -> dict[str, Any]:
+def _plan(config: TrainConfig, settled: TrainConfig, preset: str, database_url: str) -> dict[str, Any]:
     changed = differences(PRESETS[preset].config(), config)
     return {
         "plan": config_form.plan_words(config),
@@ -86,5 +86,5 @@ def _plan(config: TrainConfig, preset: str, database_url: str) -> dict[str, Any]
         "changes": [[name, value_words(before), value_words(after)] for name, (before, after) in changed.items()],
         "command": command_line(config, database_url),
         "config": config_file(config),
-        "memory": estimate_card(config),
+        "memory": estimate_card(settled),
     }

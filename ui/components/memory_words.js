@@ -1,10 +1,10 @@
 // Memory held for backward against the number of mask draws, in figures and words. Pure functions.
 //
-// facts: { base, shared, rest, room: { name, kind, mb } }, see ui/memory_view.py.
+// facts: { base, own, shared, rest, room: { name, kind, mb } }, see ui/memory_view.py.
 
 export const MOST_DRAWS = 1024;
 
-export function bgpo(facts, draws) { return facts.base * Math.min(draws, facts.shared); }
+export function bgpo(facts, draws) { return (facts.own ?? facts.base) * Math.min(draws, facts.shared); }
 export function plain(facts, draws) { return facts.base * draws; }
 
 // MB that are left for what is held once weights, optimiser and the process itself have theirs.

@@ -16,7 +16,7 @@ export class StepStrip {
     this.label = el("output", { class: "step" });
     this.legend = el("p", { class: "legend" },
       ...[["right", "all right"], ["mixed", "some right"], ["wrong", "all wrong"]].map(([kind, text]) => el("span", {}, el("i", { class: kind }), text)),
-      el("span", { text: "bar: advantage; marks: when each token was fixed, the first ones dark" }));
+      el("span", { text: "bar: advantage; marks: when each token was fixed, the first ones strongest" }));
     this.element = el("div", { class: "strip" }, el("div", { class: "scrub" }, this.plot, this.range), el("div", { class: "under" }, this.label, this.legend));
   }
 

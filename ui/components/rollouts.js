@@ -144,7 +144,7 @@ class Rollouts {
     const groups = Map.groupBy(rows, (row) => row.problem);
     const dead = [...groups.values()].filter((group) => new Set(group.map((row) => row.reward)).size === 1).length;
     setText(this.status, !groups.size ? "" : `Step ${step}: ${groups.size} ${groups.size === 1 ? "group" : "groups"} kept`
-      + (dead ? `, ${dead} without a signal: all its completions have the same reward.` : "."));
+      + (dead ? `, ${dead} without a signal: all their completions have the same reward.` : "."));
     if (!groups.size) return [el("p", { class: "bgpo-card none", text: NOTHING[this.kind] })];
     return [...groups.values()].map((group) => new GroupCard(this.run, group, (prompt) => this.followPrompt(prompt)).element);
   }

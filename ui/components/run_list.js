@@ -72,7 +72,10 @@ class RunList {
     const listed = all.filter((run) => run.archived === this.archived || GOING.has(run.status) || live.selected.includes(run.id));
     const runs = listed.filter((run) => matches(run, wanted, knob, names));
     const groups = grouped(sorted(runs, this.order), this.by, knob);
-    for (const group of groups) if (group.sweep && !this.seen.has(group.key)) { this.seen.add(group.key); this.folded.add(group.key); }
+    for (const group of groups) if (group.sweep && !this.seen.has(group.key)) {
+      this.seen.add(group.key);
+      if (!group.runs.some((run) => live.selected.includes(run.id))) this.folded.add(group.key);
+    }
     this.fill(groups);
     this.drawControls(all, names, knob);
     this.drawCount(runs.length, listed.length);
@@ -140,7 +143,7 @@ class RunList {
   }
 
   drawControls(all, names, knob) {
-    const differing = differingKnobs(all, names, knob).filter((name) => !NOT_WORTH_GROUPING.has(name));
+    const differing = differingKnobs(all, names, knob).filter((name) => !NOT_WORTH_GROUPING.has(name) && !GROUPINGS[name]);
     if (this.by && !GROUPINGS[this.by] && names.includes(this.by) && !differing.includes(this.by)) differing.push(this.by);
     const key = [...Object.keys(GROUPINGS), ...differing].join();
     if (key !== this.groupKey) {
