@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
-from tests.training.steps import STEP, every_objective, moved, rollouts_of
+from tests.training.steps import STEP, every_objective, flat, moved, rollouts_of, tiny, updater_of
 
 ROLLOUTS = cache(lambda: rollouts_of(STEP))
 
@@ -88,3 +89,19 @@ def test_fresh_masks_cost_only_the_old_passes_that_matter(objective):
     fresh = {"objective": objective, "fresh_masks": "each_update", "updates_per_rollout": 3}
     assert_same(change(**fresh), change(**fresh, skip_old_pass=False))
     assert (change(**fresh) - change(**fresh | {"fresh_masks": "each_rollout"})).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_a_step_without_a_signal_moves_nothing_not_even_by_momentum(drop):
+    """Zeros that are computed and zeros that are left out are one gradient, and the optimiser takes both alike."""
+    config, model = STEP.with_values(drop_zero_advantage=drop), tiny()
+    rollouts = rollouts_of(config)
+    updater = updater_of(config, model)
+    updater.optimizer = torch.optim.AdamW(model.model.parameters(), 0.01, weight_decay=0.1)
+    before = flat(model)
+    updater.update(rollouts, 0, lambda: None)
+    learnt = flat(model)
+    assert not torch.equal(learnt, before)
+    dead = replace(rollouts, advantage=torch.zeros_like(rollouts.advantage))
+    metrics = updater.update(dead, 1, lambda: None)
+    assert metrics["grad/norm"] == 0 and torch.equal(flat(model), learnt)

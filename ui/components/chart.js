@@ -130,7 +130,7 @@ export class Chart {
     const words = this.unit ? `running time, ${this.unit.name}` : this.spec.axis !== "step" || view.axis === "step" ? this.spec.axis : view.axis === "tokens" ? "tokens written by rollouts" : "compute, tokens forwarded";
     return {
       ...layout, dragmode: "zoom", hovermode: "x unified",
-      xaxis: { ...axis, ...this.range(curves), tickangle: 0, showgrid: false, zeroline: false, rangemode: "normal", title: { text: words, font: { size: 11, color: soft }, standoff: 6 },
+      xaxis: { ...axis, ...this.range(curves), tickangle: 0, ...(this.plot.clientWidth < 260 ? { nticks: 4 } : {}), showgrid: false, zeroline: false, rangemode: "normal", title: { text: words, font: { size: 11, color: soft }, standoff: 6 },
         hoverformat: this.unit ? ".1f" : view.axis === "step" || this.spec.axis !== "step" ? "d" : ".3~s", tickformat: AXES[view.axis].metric && this.spec.axis === "step" ? "~s" : "" },
       yaxis: { ...axis, ...this.valueRange(curves), tickformat: view.isLog(this.spec.id) ? "" : { share: ".0%", tokens: "~s" }[this.spec.unit] ?? "" },
       yaxis2: { overlaying: "y", range: [0, 1], fixedrange: true, visible: false },
