@@ -303,3 +303,19 @@ def test_memory_is_explored_and_measured_for_real(app, db, page, runs):
     facts = page.evaluate("id => fetch(`/api/runs/${id}/memory`).then((answer) => answer.json())", small.id)
     held = {(name, draws): mb for name, what, draws, mb in facts["probe"]["points"] if what == "saved_mb"}
     assert held["elbo", 16] > 10 * held["elbo", 1] > 0 and held["bgpo", 16] < 2 * held["bgpo", 1]
+
+
+def test_the_warm_starts_own_axis_keeps_its_zoom_by_itself(app, db, page, runs):
+    run = finished_run(app, db, "warm")
+    flush(db, run.id, [Point("warmup/loss", step, step / 10, 3 / step) for step in range(1, 101)])
+    page.goto(f"{app.url}/?run={run.id}")
+    whole, other = drawn(page, "warmup")["x"], drawn(page, "grad_norm")["x"]
+    drag(page, "warmup", 0.25, 0.75)
+    zoomed = wait_until(lambda: (found := figure(page, "warmup")["x"])[1] < whole[1] - 10 and found, "the zoom")
+    assert drawn(page, "grad_norm")["x"] == other
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert drawn(page, "warmup")["x"] == pytest.approx(zoomed, abs=0.01)
+    page.keyboard.press("0")
+    wait_until(lambda: figure(page, "warmup")["x"] == whole, "the whole warm start")

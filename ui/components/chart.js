@@ -107,6 +107,7 @@ export class Chart {
   }
 
   get follows() { return this.spec.axis === "step" || view.axis === "time"; }
+  get ownX() { return `${this.spec.id}.x`; } // where the zoom of an axis that no other chart has is kept, beside the values
 
   // The horizontal axis: followed, zoomed, or whole. While a run goes on the whole already has its full length, so that
   // curves grow instead of being squeezed.
@@ -115,6 +116,7 @@ export class Chart {
     const ends = curves.flatMap((curve) => [curve.x[0], curve.x[curve.x.length - 1]]).filter((x) => x !== null && x !== undefined);
     if (view.follow && this.follows && ends.length) return { range: tailWindow(Math.min(...ends), Math.max(...ends), view.followWidth).map((x) => x / scale), autorange: false };
     if (view.zoom && this.follows) return { range: view.zoom.map((x) => x / scale), autorange: false };
+    if (view.zoomY.has(this.ownX) && !this.follows) return { range: view.zoomY.get(this.ownX), autorange: false };
     if (view.axis !== "step" && this.spec.axis === "step") return { autorange: true };
     const warm = this.spec.axis !== "step";
     const full = curves.flatMap(({ runs }) => runs).map((run) => (run.status !== "running" ? 0 : !warm ? run.steps : run.phase === "warming_up" ? run.total : 0));
@@ -219,9 +221,12 @@ export class Chart {
 
   listen() {
     this.plot.on("plotly_relayout", (change) => {
-      const scale = this.unit?.scale || 1, changes = {};
-      if (change["xaxis.range[0]"] !== undefined && this.follows) { changes.zoom = [change["xaxis.range[0]"] * scale, change["xaxis.range[1]"] * scale]; changes.follow = false; }
-      if (change["yaxis.range[0]"] !== undefined) changes.zoomY = new Map(view.zoomY).set(this.spec.id, [change["yaxis.range[0]"], change["yaxis.range[1]"]]);
+      const scale = this.unit?.scale || 1, changes = {}, zoomY = new Map(view.zoomY);
+      const ends = (axis) => (change[`${axis}.range[0]`] === undefined ? null : [change[`${axis}.range[0]`], change[`${axis}.range[1]`]]);
+      const x = ends("xaxis"), y = ends("yaxis");
+      if (x && this.follows) { changes.zoom = x.map((end) => end * scale); changes.follow = false; }
+      if (x && !this.follows) changes.zoomY = zoomY.set(this.ownX, x);
+      if (y) changes.zoomY = zoomY.set(this.spec.id, y);
       if (Object.keys(changes).length) view.set(changes);
     });
     this.plot.on("plotly_doubleclick", () => {
@@ -233,6 +238,7 @@ export class Chart {
   unzoom() {
     const zoomY = new Map(view.zoomY);
     zoomY.delete(this.spec.id);
+    zoomY.delete(this.ownX);
     view.set({ zoom: null, follow: false, zoomY });
   }
 
@@ -297,7 +303,7 @@ export class Chart {
   }
 
   update() {
-    this.reset.hidden = !view.zoomY.has(this.spec.id);
+    this.reset.hidden = !view.zoomY.has(this.spec.id) && !view.zoomY.has(this.ownX);
   }
 
   gone() {

@@ -23,6 +23,7 @@ class View {
     this.follow = query.has("follow");
     this.followWidth = Math.max(0, Number(query.get("follow")) || 0);
     this.zoom = pair(words(query.get("z"))); // of the horizontal axis, in steps, seconds or tokens
+    // of each chart's values, and of "CHART.x", a horizontal axis of its own
     this.zoomY = new Map(words(query.get("zy")).map((part) => part.split("~")).map(([id, ...ends]) => [id, pair(ends)]).filter(([, ends]) => ends));
     this.pinned = /^\d{1,9}$/.test(query.get("step") || "") ? Number(query.get("step")) : null;
     this.hidden = new Set(words(query.get("hide"))); // "r3" a run, "gap.1" the second curve of a chart
