@@ -42,7 +42,12 @@ export class Row {
     this.tags = el("span", { class: "tags" });
     const spark = svg("svg", { viewBox: "0 0 64 20", class: "spark", "aria-hidden": "true" }, this.line, this.end);
     this.open = el("button", { type: "button", class: "open", on: { click: (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) live.toggle(id); else live.select([id]);
+      if (event.ctrlKey || event.metaKey || event.shiftKey) live.toggle(id);
+      else {
+        live.select([id]);
+        // where the list is above the run, as on a phone, a press would seem to do nothing
+        if (matchMedia("(max-width: 900px)").matches) document.querySelector(".bgpo-run-header")?.scrollIntoView({ block: "start", behavior: "smooth" });
+      }
     } } },
     el("span", { class: "line" }, this.name, this.alerts, this.chip),
     el("span", { class: "line" }, spark, this.reward, this.best, this.pace),
