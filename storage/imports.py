@@ -13,14 +13,13 @@ from sqlalchemy import update
 
 from storage.database import Database
 from storage.labels import plain_line
-from storage.runs import ENDED, FAILURE_KINDS, Run, RunEvent, get_run_in, record
+from storage.runs import ENDED, FAILURE_KINDS, LATEST, Run, RunEvent, get_run_in, record
 from storage.tables import run, run_event
 
 # What an imported run keeps of its row. The rest (process, queue, devices, lineage) means nothing here.
 KEPT = ("created_at", "started_at", "finished_at", "step", "seconds", "reason", "failure_kind")
 LONGEST_LINE = 2000  # characters of a sentence that is shown in lists and terminals
 _LONGEST_METRIC = 200  # characters
-_LATEST = 4_102_444_800  # epoch seconds: the year 2100, which every clock and calendar can say
 _LARGEST = 1e300  # the sum of many is a number, too
 _LONGEST_TRACE = 2**16  # steps and positions: a page draws every one of them
 
@@ -125,7 +124,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_moment(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= _LATEST
+    return _is_number(value) and 0 <= value <= LATEST
 
 
 def _is_text(value: Any) -> bool:

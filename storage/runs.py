@@ -36,6 +36,7 @@ FAILURE_KINDS = (
     "launch_timeout",
 )
 DEVICE_KINDS = ("auto", "cpu", "gpu")
+LATEST = 4_102_444_800  # epoch seconds: the year 2100, which every clock and calendar can say
 LOW, NORMAL, HIGH = -1, 0, 1  # priorities
 
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from bgpo.jobs import control
 from bgpo.jobs.command import command_line, export_command
+from bgpo.jobs.lineage import reference
 from bgpo.jobs.retention import disk_use
 from bgpo.presets import PRESETS
 from bgpo.tasks.registry import TASKS
@@ -99,7 +100,7 @@ def details(services: Services, run_id: int) -> dict[str, Any]:
         "preset": run_words.preset_config(config)[0] if config else "",
         "command": command_line(config, services.database_url) if config else "",
         "config": run_words.config_file(config) if config else "",
-        "fork": run_words.form_address(config) if config else "",
+        "fork": run_words.fork_address(config, reference(run_id, "newest")) if config else "",
         "careless": task.careless if task else "", "correct_fraction": config.correct_fraction if config else None,
         "checkpoints": [
             {

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from bgpo.config import KNOBS, ConfigError, TrainConfig, differences
+from bgpo.jobs.lineage import left_behind, reference
 from bgpo.presets import PRESETS
 from storage.runs import Run
 
@@ -92,13 +93,12 @@ def onward_query(config: TrainConfig, run_id: int, step: int) -> dict[str, str]:
     """The address of a New run form that goes on from a checkpoint by RL: its model, task and lengths."""
     named = next((name for name, preset in PRESETS.items()
                   if (preset.config().job, preset.config().task) == ("train", config.task)), next(iter(PRESETS)))
-    changed = differences(PRESETS[named].config(), config)
+    usual = PRESETS[named].config()
+    changed = differences(usual, config)
     kept = {name: str(value) for name, (_, value) in changed.items()
-            if KNOBS[name].group in ("Task", "Rollouts") and name != "job"}
-    left = {"model_path": ""} if PRESETS[named].config().model_path else {}
-    if "model" in changed:
-        kept["model"] = config.model
-    return {"preset": named, **kept, **left, "start_from": f"run:{run_id}@{step}"}
+            if name == "model" or (KNOBS[name].group in ("Task", "Rollouts") and name != "job")}
+    left = {name: value for name, value in left_behind("train").items() if getattr(usual, name) != value}
+    return {"preset": named, **kept, **left, "start_from": reference(run_id, step)}
 
 
 def value_words(value: Any) -> str:
@@ -154,9 +154,16 @@ def failure(run: Run, config: TrainConfig | None) -> dict[str, str] | None:
     if config and action in ("form", "slower"):
         changes: dict[str, Any] = {"learning_rate": config.learning_rate / 2} if action == "slower" else {}
         if changes and run.step:  # the first checkpoint is that of step 0
-            changes["start_from"] = f"run:{run.id}"
-        query = form_address(config, **changes)
+            query = fork_address(config, reference(run.id, "newest"), **changes)
+        else:
+            query = form_address(config, **changes)
     return {"title": KIND_WORDS.get(run.failure_kind, "This run failed"), "fix": label, "action": action, "form": query}
+
+
+def fork_address(config: TrainConfig, start_from: str, **changes: Any) -> str:
+    """The same of a run that goes on from a checkpoint of one with this config."""
+    left = config.model_copy(update=left_behind(config.job))  # unchecked: the form says at the fields what is wrong
+    return form_address(left, start_from=start_from, **changes)
 
 
 def form_address(config: TrainConfig, **changes: Any) -> str:

@@ -106,7 +106,7 @@ def _evaluate(db: Database, given: argparse.Namespace) -> int:
 def _submit(db: Database, config: TrainConfig, given: argparse.Namespace) -> int:
     runs_folder = data_folder(given.data_dir, db) / "runs"
     if given.evaluate:
-        control.measuring(config, 1, "best")  # says what is wrong before anything is queued
+        control.measuring(config, 0)  # of a run that has no number yet: says what is wrong before one is queued
     place = {"priority": queueing.PRIORITIES[given.priority], "after_id": given.after, "start_at": _time(given.at)}
     if given.sweep:
         if given.here:

@@ -73,15 +73,18 @@ def evaluate(db: Database, id: int, runs_folder: Path, which: str = "") -> Run:
         ConfigError: a checkpoint that is not there.
     """
     run = _get(db, id)
-    config = TrainConfig.from_json(run.config_json)
+    measured = measuring(TrainConfig.from_json(run.config_json), id, which)
+    return submit(db, measured, runs_folder, one_line_name(f"evaluate {run.name}"[:NAME_LIMIT]))
+
+
+def measuring(config: TrainConfig, id: int, which: str = "") -> TrainConfig:
+    """The config of an evaluation of the run `id`, which has this config; `which` as for `evaluate`.
+
+    Raises ControlError for a job that leaves no checkpoints, and ConfigError where they cannot be evaluated.
+    """
     if config.job not in MAKES_CHECKPOINTS:
-        raise ControlError(f"Run {id} leaves no checkpoint to evaluate: its job is {config.job}.")
+        raise ControlError(f"A run of job = {config.job} leaves no checkpoint to evaluate; name one that trains.")
     which = which or ("best" if config.job == "train" else "newest")
-    return submit(db, measuring(config, id, which), runs_folder, one_line_name(f"evaluate {run.name}"[:NAME_LIMIT]))
-
-
-def measuring(config: TrainConfig, id: int, which: str) -> TrainConfig:
-    """The config of an evaluation of a run's checkpoint; raises ConfigError where there is none."""
     return going_on(config, reference(id, which), job="evaluate")
 
 

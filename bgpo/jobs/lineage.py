@@ -67,12 +67,14 @@ def origin_now(db: Database, config: TrainConfig) -> Origin:
 
 
 def going_on(config: TrainConfig, start_from: str, **knobs: Any) -> TrainConfig:
-    """The config of a run that goes on from a checkpoint of one with this config; `knobs` differ. Raises ConfigError.
+    """The config of a run that goes on from a checkpoint of one with `config`; `knobs` differ. Raises ConfigError."""
+    return config.with_values(**left_behind(knobs.get("job", config.job)) | knobs | {"start_from": start_from})
 
-    What the first one read its weights from and, unless it is fine-tuned further, its examples are left behind.
-    """
-    left = {"model_path": ""} | ({} if knobs.get("job", config.job) == "finetune" else {"examples": ""})
-    return config.with_values(**left | knobs | {"start_from": start_from})
+
+def left_behind(job: str) -> dict[str, str]:
+    """Knobs that a run which goes on by `job` does not take over: its weights come from the checkpoint, and only
+    fine-tuning reads examples."""
+    return {"model_path": ""} | ({} if job == "finetune" else {"examples": ""})
 
 
 def reference(run_id: int, step: int | str) -> str:

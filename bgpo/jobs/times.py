@@ -6,8 +6,9 @@ import math
 import re
 from datetime import datetime, timedelta
 
+from storage.runs import LATEST
+
 HINT = "write 22:30, tomorrow 7:00, 2026-11-26 02:00 or in 90 min"
-_LATEST = 4_102_444_800  # epoch seconds: the year 2100, which every clock and calendar here can say
 _YEAR = 31_556_952  # seconds
 _UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
@@ -28,7 +29,7 @@ def parse_time(text: str, now: float) -> float | None:
 
 def plannable(at: float) -> bool:
     """Whether a start can be planned for these epoch seconds."""
-    return 0 <= at <= _LATEST  # false for nan, too
+    return 0 <= at <= LATEST  # false for nan, too
 
 
 def time_words(at: float, now: float) -> str:

@@ -174,6 +174,11 @@ def test_what_goes_on_from_a_run_leaves_behind_what_that_began_with(db, jobs, ro
     assert (onward["job"], onward["examples"]) == ("train", "")
 
 
+def test_a_job_without_checkpoints_is_refused_its_evaluation_before_it_is_queued(db, jobs):
+    code, _, said = jobs("start", "--preset", "adder", "--job", "probe", "--evaluate")
+    assert code == 4 and "leaves no checkpoint to evaluate" in said and not list_runs(db)
+
+
 @pytest.mark.parametrize("preset", ["adder", "llada_gsm8k"])
 def test_start_with_its_evaluation_is_one_command(db, jobs, preset):
     run, evaluation = answer(jobs("start", "--preset", preset, "--evaluate", "--json"))

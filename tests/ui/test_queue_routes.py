@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 
 from bgpo.config import TrainConfig
 from bgpo.jobs import control
+from bgpo.jobs.lineage import going_on
+from bgpo.presets import PRESETS
 from storage.queue import queued_runs
 from storage.runs import get_run, transition
 from storage.settings import cpu_slots, queue_paused
-from ui import run_summaries, run_words
+from ui import config_form, run_summaries, run_words
 
 
 @pytest.fixture
@@ -130,10 +134,19 @@ def test_every_failure_has_words_and_a_fix(services, queued):
 
 
 def test_a_form_address_gives_the_config_back(services):
-    from urllib.parse import parse_qsl
-
-    from ui import config_form
-
     config = TrainConfig(task="countdown", completion_length=8, block_length=4, masked_head=False, learning_rate=3e-5)
     found = config_form.prefill(dict(parse_qsl(run_words.form_address(config))))
     assert found.ignored == [] and config_form.read(found.values) == config
+
+
+@pytest.mark.parametrize("preset", ["adder", "llada_gsm8k", "finetune_adder"])
+def test_the_address_of_a_fork_fills_a_form_that_can_start(services, queued, preset):
+    """Also that of a slower run after one that diverged. Either leaves behind what the first read its weights from."""
+    config = PRESETS[preset].config()
+    failed = replace(get_run(services.db, queued[0]), id=7, status="failed", failure_kind="nan", step=40)
+    slower = run_words.failure(failed, config)["form"]
+    for address, rate in ((run_words.fork_address(config, "run:7@newest"), 1), (slower, 0.5)):
+        found = config_form.prefill(dict(parse_qsl(address, keep_blank_values=True)))
+        forked = TrainConfig.parse(found.values)
+        assert forked == going_on(config, "run:7@newest", learning_rate=config.learning_rate * rate)
+        assert forked.examples == config.examples and forked.model_path == ""

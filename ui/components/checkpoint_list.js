@@ -42,7 +42,7 @@ function view(run, checkpoints) {
       checkpoint.onward ? link("Train from here", "new", checkpoint.onward) : null,
       link("Chat with it", "chat", { checkpoint: checkpoint.id }),
       el("button", { type: "button", class: "bgpo-button small", text: "Evaluate", disabled: !run.readable, "aria-label": `Evaluate step ${checkpoint.step}`, title: "Measures its pass@1 on held-out problems; the score then stands under Evaluations",
-        on: { click: () => openFork(run, checkpoint.step, { job: "evaluate" }).catch(() => {}) } }),
+        on: { click: () => openFork(run, checkpoint.step, { job: "evaluate", examples: "" }).catch(() => {}) } }),
       el("button", { type: "button", class: "bgpo-button small", text: "Fork from here", disabled: !run.readable, "aria-label": `Fork from step ${checkpoint.step}`,
         on: { click: () => openFork(run, checkpoint.step).catch(() => {}) } }))));
   return el("div", { class: "bgpo-card scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)));

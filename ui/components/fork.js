@@ -4,13 +4,11 @@ import { get } from "./dom.js";
 import { openArea } from "./live.js";
 
 // which: a step, "newest" or "best"
-// changes: knobs that are to be different, {job: "evaluate"}
+// changes: knobs that are to be different, {job: "evaluate", examples: ""}
 export async function openFork(run, which = "newest", changes = {}) {
   const { fork } = await get(`/api/runs/${run.id}`);
   const query = new URLSearchParams(fork);
-  // what the run read its weights from and, unless it is fine-tuned further, its examples are left behind
-  const left = { model_path: "", ...((changes.job || query.get("job")) === "finetune" ? {} : { examples: "" }) };
-  for (const [name, value] of Object.entries({ ...left, ...changes, start_from: `run:${run.id}@${which}` })) query.set(name, value);
+  for (const [name, value] of Object.entries({ ...changes, start_from: `run:${run.id}@${which}` })) query.set(name, value);
   openForm(query);
 }
 

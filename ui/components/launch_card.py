@@ -49,7 +49,8 @@ def preset_choice(chosen: str) -> dict[str, Any]:
 
 def review(
     values: Mapping[str, Any], preset: str, database_url: str, starts: Callable[[TrainConfig], tuple[str, TrainConfig]],
-    notes: Sequence[str] = (), refused: str = "", group: Sequence[str] = (), problems: Mapping[str, str] | None = None,
+    *, notes: Sequence[str] = (), refused: str = "", group: Sequence[str] = (),
+    problems: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The card's value for a filled-in form: its problems, or what Start will do.
 
